@@ -1,0 +1,105 @@
+"""Decoding with a key/value cache: prefill once, then one token at a time."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmjax.types import Model, Params
+
+BUCKET_TOKENS = 64  # lengths are rounded up, so that few programs are compiled
+
+
+def generate(
+    model: Model,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    context: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop_ids: Sequence[int] = (),
+) -> list[list[int]]:
+    """The new ids of each prompt, up to and without the first stop id.
+
+    temperature: 0 takes the likeliest token; else ids are drawn from
+      softmax(logits / temperature), by a key that depends on seed, row and step only.
+    context: the model's; ValueError if a prompt and its continuation do not fit.
+    """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    if not len(prompts) or lengths.min() < 1:
+        raise ValueError("an empty prompt: give at least one token, e.g. the end-of-text")
+    if lengths.max() + max_new_tokens > context:
+        raise ValueError(
+            f"a prompt of {lengths.max()} tokens and {max_new_tokens} new ones exceed "
+            f"the context of {context} tokens; shorten one of them"
+        )
+    width = _bucket(lengths.max())
+    tokens_BT = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in zip(tokens_BT, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    cache = model.init_cache(len(prompts), width + _bucket(max_new_tokens))
+    logits_BV, cache = prefill(model, params, tokens_BT, lengths, cache)
+    new_BT = decode(
+        model, params, logits_BV, cache, np.array(stop_ids or [-1], np.int32),
+        jax.random.key(seed), jnp.float32(temperature), max_new_tokens,
+    )  # fmt: skip
+    return [_cut(row, stop_ids) for row in np.asarray(new_BT).tolist()]
+
+
+def _bucket(num_tokens: int) -> int:
+    return -(-int(num_tokens) // BUCKET_TOKENS) * BUCKET_TOKENS
+
+
+def _cut(row: list[int], stop_ids: Sequence[int]) -> list[int]:
+    for index, token in enumerate(row):
+        if token in stop_ids:
+            return row[:index]
+    return row
+
+
+@partial(jax.jit, static_argnames="model", donate_argnames="cache")
+def prefill(model: Model, params: Params, tokens_BT, length_B, cache):
+    """(logits_BV after each prompt, cache). Prompts are padded on the right."""
+    output = model.apply(params, {"tokens": tokens_BT}, cache=cache)
+    # The next token overwrites the padding, and no query before it sees that slot.
+    cache = output.cache | {"index_B": length_B.astype(jnp.int32)}
+    last_BD = output.hidden_BTD[jnp.arange(len(tokens_BT)), length_B - 1]
+    return model.readout(params, last_BD), cache
+
+
+@partial(
+    jax.jit, static_argnames=("model", "max_new_tokens"), donate_argnames="cache"
+)
+def decode(model, params, logits_BV, cache, stop_ids, key, temperature, max_new_tokens):
+    """New ids, [B, max_new_tokens]; ends early once every row has a stop id."""
+    batch_size = logits_BV.shape[0]
+
+    def going(carry):
+        step, _, _, _, ended_B = carry
+        return (step < max_new_tokens) & ~ended_B.all()
+
+    def body(carry):
+        step, new_BT, logits_BV, cache, ended_B = carry
+        token_B = sample(logits_BV, jax.random.fold_in(key, step), temperature)
+        token_B = jnp.where(ended_B, stop_ids[0], token_B)
+        ended_B |= (token_B[:, None] == stop_ids[None]).any(axis=1)
+        new_BT = new_BT.at[:, step].set(token_B)
+        output = model.apply(params, {"tokens": token_B[:, None]}, cache=cache)
+        logits_BV = model.readout(params, output.hidden_BTD[:, 0])
+        return step + 1, new_BT, logits_BV, output.cache, ended_B
+
+    new_BT = jnp.full((batch_size, max_new_tokens), stop_ids[0])
+    ended_B = jnp.zeros((batch_size,), bool)
+    return jax.lax.while_loop(going, body, (0, new_BT, logits_BV, cache, ended_B))[1]
+
+
+def sample(logits_BV: jax.Array, key: jax.Array, temperature: jax.Array) -> jax.Array:
+    """One id a row: the likeliest at temperature 0, else drawn with a key of its own."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(logits_BV)))
+    scaled_BV = logits_BV / jnp.maximum(temperature, 1e-6)
+    drawn_B = jax.vmap(jax.random.categorical)(keys, scaled_BV)
+    return jnp.where(temperature > 0, drawn_B, logits_BV.argmax(-1)).astype(jnp.int32)

@@ -1,0 +1,65 @@
+"""Named model configs, and one dial that derives a balanced model from its depth."""
+
+import dataclasses
+
+from llmjax.config import ModelConfig, RopeScaling
+
+_GPT2 = ModelConfig(
+    vocab_size=50257, num_layers=12, width=768, num_heads=12, num_kv_heads=12,
+    head_width=64, ff_width=3072, context=1024, norm="layer", activation="gelu_tanh",
+    gated=False, positions="learned", qkv_bias=True, out_bias=True, mlp_bias=True,
+)  # fmt: skip
+
+
+def _gpt2(num_layers: int, width: int, num_heads: int) -> ModelConfig:
+    return dataclasses.replace(
+        _GPT2, num_layers=num_layers, width=width, num_heads=num_heads,
+        num_kv_heads=num_heads, ff_width=4 * width,
+    )  # fmt: skip
+
+
+def _llama3(num_layers, width, num_heads, ff_width, scaling=None) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=128256, num_layers=num_layers, width=width, num_heads=num_heads,
+        num_kv_heads=8, head_width=width // num_heads, ff_width=ff_width,
+        context=131072 if scaling else 8192, rope_theta=500000.0, rope_scaling=scaling,
+        tied=num_layers == 16,
+    )  # fmt: skip
+
+
+def from_depth(depth: int, vocab_size: int = 2048, context: int = 256) -> ModelConfig:
+    """A Llama-like decoder of `depth` layers, 32 * depth wide, in heads of 32 or 64."""
+    if depth < 1:
+        raise ValueError(f"--model.depth must be at least 1, got {depth}")
+    width = 32 * depth
+    head_width = 32 if width < 512 else 64
+    num_heads = width // head_width
+    return ModelConfig(
+        vocab_size=vocab_size, num_layers=depth, width=width, num_heads=num_heads,
+        num_kv_heads=num_heads, head_width=head_width, context=context,
+        ff_width=-(-width * 8 // 3 // 32) * 32, qk_norm=True,
+    )  # fmt: skip
+
+
+PRESETS = {
+    "tiny": ModelConfig(num_layers=2, width=64, num_heads=4, num_kv_heads=2,
+                        head_width=16, ff_width=192, context=128),
+    "quickstart": from_depth(6, vocab_size=4096),
+    "gpt2": _gpt2(12, 768, 12),
+    "gpt2_medium": _gpt2(24, 1024, 16),
+    "gpt2_large": _gpt2(36, 1280, 20),
+    "gpt2_xl": _gpt2(48, 1600, 25),
+    "smollm2_135m": ModelConfig(
+        vocab_size=49152, num_layers=30, width=576, num_heads=9, num_kv_heads=3,
+        head_width=64, ff_width=1536, context=8192, rope_theta=100000.0),
+    "llama3_1b": _llama3(16, 2048, 32, 8192, RopeScaling("llama3", 32.0)),
+    "llama3_8b": _llama3(32, 4096, 32, 14336),
+    "llama3_70b": _llama3(80, 8192, 64, 28672),
+}  # fmt: skip
+
+
+def get(name: str) -> ModelConfig:
+    """The preset of that name; ValueError lists the names there are."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown model {name!r}; presets: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,103 @@
+"""A stack of blocks whose parameters share one leading L, scanned over or unrolled."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from llmjax.config import ComputeConfig, ModelConfig
+from llmjax.nn.attention import Context
+from llmjax.nn.block import Block
+from llmjax.types import Key, Params
+
+REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def init(cfg: ModelConfig, key: Key) -> Params:
+    """The parameters of all blocks, every leaf with a leading L."""
+
+    def init_block(key):
+        return Block(cfg).init(key, method="declare")["params"]
+
+    return jax.vmap(init_block)(jax.random.split(key, cfg.num_layers))
+
+
+def run(cfg: ModelConfig, compute: ComputeConfig, blocks: Params, x_BTD, context, cache):
+    """(x_BTD, cache, outputs): the residual stream after the stack and of each block.
+
+    `outputs` is a list of L arrays when unrolled, one [L, B, T, D] array when scanned.
+    Layers of one period of `cfg.pattern` are unrolled inside the scan, so that their
+    windows are known when compiling.
+    """
+    if _unrolled(cfg, compute):
+        outputs = []
+        for index, params in enumerate(unstack(blocks, cfg.num_layers)):
+            block = _block(cfg, compute, cfg.layer(index))
+            x_BTD, cache = block(params, x_BTD, context, cache, index)
+            outputs.append(x_BTD)
+        return x_BTD, cache, outputs
+    return _scan(cfg, compute, blocks, x_BTD, context, cache)
+
+
+def _unrolled(cfg: ModelConfig, compute: ComputeConfig) -> bool:
+    if cfg.num_layers % len(cfg.pattern):
+        return True  # the last period is cut short: nothing to scan over
+    if compute.layers == "auto":
+        # Slicing one layer's weights out of the stack costs a CPU 5 to 13 %; an
+        # accelerator hides it, and compiles a deep model far sooner.
+        return jax.default_backend() == "cpu" and cfg.num_layers <= 32
+    return compute.layers == "unroll"
+
+
+def _scan(cfg, compute, blocks, x_BTD, context, cache):
+    period = len(cfg.pattern)
+
+    def body(carry, params):
+        x_BTD, cache, index = carry
+        outputs = []
+        for offset, layer_params in enumerate(unstack(params, period)):
+            block = _block(cfg, compute, cfg.pattern[offset])
+            x_BTD, cache = block(layer_params, x_BTD, context, cache, index + offset)
+            outputs.append(x_BTD)
+        return (x_BTD, cache, index + period), jnp.stack(outputs)
+
+    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, period, *leaf.shape[1:]), blocks)
+    carry, outputs = jax.lax.scan(body, (x_BTD, cache, jnp.zeros((), jnp.int32)), groups)
+    return carry[0], carry[1], outputs.reshape(-1, *x_BTD.shape)
+
+
+def _block(cfg, compute, layer):
+    """One block as a function; jitted, so that equal layers are traced only once."""
+    block = partial(_apply_block, cfg, layer)
+    if compute.remat != "none":
+        block = jax.checkpoint(block, policy=REMAT_POLICIES[compute.remat])
+    return block
+
+
+@partial(jax.jit, static_argnums=(0, 1), inline=False)
+def _apply_block(cfg, layer, params, x_BTD, context: Context, cache, index):
+    return Block(cfg).apply({"params": params}, x_BTD, context, layer, cache, index)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def unstack(tree, num: int) -> list:
+    """A stacked tree as a list of `num` trees; backward is one concatenation a leaf.
+
+    Without this rule, the gradient of each slice would be padded back to the whole
+    stack, and the L padded stacks summed.
+    """
+    return [jax.tree.map(lambda leaf: leaf[index], tree) for index in range(num)]
+
+
+def _unstack_fwd(tree, num):
+    return unstack(tree, num), None
+
+
+def _unstack_bwd(num, _, grads):
+    return (jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads),)
+
+
+unstack.defvjp(_unstack_fwd, _unstack_bwd)

@@ -1,0 +1,39 @@
+"""The base of all Flax modules: parameters are declared by name, shapes follow."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llmjax.config import ModelConfig
+
+
+class Cell(nn.Module):
+    """A Flax module that declares its parameters in `setup`.
+
+    `init(key, method="declare")` therefore makes them from their shapes alone, without
+    tracing a forward pass. A parameter's shape is read off its name by the config.
+    """
+
+    cfg: ModelConfig
+
+    def declare(self) -> None:
+        """Runs `setup`; a cell made of cells declares those too."""
+
+    def matrix(self, name: str, fan_in: str, gain: float = 1.0) -> jax.Array:
+        """A weight drawn from N(0, gain^2 / fan_in); `fan_in` names its input letters."""
+        sizes = self.cfg.sizes
+        std = gain / math.sqrt(math.prod(sizes[letter] for letter in fan_in))
+        return self.param(name, nn.initializers.normal(std), self.cfg.shape(name))
+
+    def vector(self, name: str, value: float = 0.0) -> jax.Array:
+        """A bias or a scale that starts at `value`."""
+        init = nn.initializers.constant(value)
+        return self.param(name, init, self.cfg.shape(name))
+
+
+def dense(equation: str, x: jax.Array, weight: jax.Array, bias=None) -> jax.Array:
+    """`einsum(equation, x, weight) + bias` in x's dtype: the one place of all matmuls."""
+    y = jnp.einsum(equation, x, weight.astype(x.dtype))
+    return y if bias is None else y + bias.astype(x.dtype)

@@ -1,0 +1,41 @@
+"""Rotary position embedding (Su et al. 2021) in the rotate-half layout, and scalings."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmjax.config import RopeScaling
+
+
+def frequencies(
+    head_width: int, theta: float, scaling: RopeScaling | None = None
+) -> np.ndarray:
+    """The H/2 angular frequencies in radians per position, float32."""
+    exponent = np.arange(0, head_width, 2, dtype=np.float32) / head_width
+    freqs = 1.0 / np.float32(theta) ** exponent
+    if scaling is None:
+        return freqs
+    if scaling.kind == "linear":
+        return (freqs / scaling.factor).astype(np.float32)
+    # Llama 3.1: wavelengths beyond context / low_freq_factor are stretched, those
+    # under context / high_freq_factor kept, a linear blend between.
+    turns = scaling.original_context * freqs / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return (freqs * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
+
+
+def rotation(positions_BT: jax.Array, freqs: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """cos and sin of the angle of each position and frequency: two [B, T, 1, H/2]."""
+    angles = positions_BT[..., None, None].astype(jnp.float32) * freqs[None, None, None]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Turns each pair (x[i], x[i + H/2]) of the last axis of [B, T, heads, H]."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return turned.astype(x.dtype)

@@ -1,0 +1,98 @@
+"""Hooks of the training loop: functions of (step, state, metrics)."""
+
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from llmjax.sharding import path_name
+from llmjax.train.loop import Hook
+from llmjax.train.state import TrainState
+from llmjax.types import Metrics
+
+
+def every(num_steps: int, hook: Hook) -> Hook:
+    """The hook, at multiples of `num_steps` only; 0 means never."""
+
+    def call(step: int, state: TrainState, metrics: Metrics) -> None:
+        if num_steps and step % num_steps == 0:
+            hook(step, state, metrics)
+
+    return call
+
+
+class Log:
+    """Writes each step's figures while the next step runs, so the device never waits.
+
+    write(step, figures): called for every step, in order, one step late; figures are
+      floats: loss, grad_norm, lr, secs (since the step before was done).
+    Stops training with FloatingPointError, naming the first bad tensor, once a gradient
+    was not finite: that step was not applied, so the state is still good.
+    """
+
+    def __init__(
+        self, write: Callable[[int, dict[str, float]], None], schedule: Callable
+    ):
+        self._write = write
+        self._schedule = schedule
+        self._pending = None
+        self._last_secs = time.perf_counter()
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        self.flush()
+        self._pending = (step, state, metrics)
+
+    def flush(self) -> None:
+        """Writes the step that is still pending, waiting until it is computed."""
+        if self._pending is None:
+            return
+        (step, state, metrics), self._pending = self._pending, None
+        norms = metrics["grad_norms"]
+        sums = {k: v for k, v in jax.device_get(dict(metrics)).items() if v is not norms}
+        figures = {k: mean(v) for k, v in sums.items() if k != "grad_norms"}
+        if not math.isfinite(figures["grad_norm"]):
+            raise FloatingPointError(_name_first_bad(step, figures["loss"], norms))
+        now = time.perf_counter()
+        figures |= {"lr": float(self._schedule(step - 1)), "secs": now - self._last_secs}
+        self._last_secs = now
+        self._write(step, figures)
+
+
+def mean(value) -> float:
+    """A metric as a float: a (sum, count) pair is divided."""
+    if isinstance(value, tuple):
+        return float(value[0]) / max(float(value[1]), 1.0)
+    return float(value)
+
+
+def _name_first_bad(step: int, loss: float, norms) -> str:
+    bad = [name for name, norm in norms.items() if not np.isfinite(norm)]
+    where = "the loss" if not math.isfinite(loss) else f"the gradient of {bad[0]}"
+    return (
+        f"step {step}: {where} is not finite (loss {loss}, {len(bad)} of {len(norms)} "
+        f"gradients bad, first {bad[0] if bad else 'none'}); the step was not applied. "
+        "Lower --optim.lr, or look at this step's batch"
+    )
+
+
+def profile(directory: str, first_step: int, num_steps: int = 3) -> Hook:
+    """Writes a profiler trace of a few steps, for xprof or Perfetto, to `directory`."""
+
+    def call(step: int, state: TrainState, metrics: Metrics) -> None:
+        if step == first_step:
+            jax.profiler.start_trace(directory)
+        if step == first_step + num_steps:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+
+    return call
+
+
+def first_bad_param(params) -> str | None:
+    """The path of the first parameter that holds a NaN or an infinity."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not bool(np.isfinite(np.asarray(leaf)).all()):
+            return path_name(path)
+    return None

@@ -1,0 +1,90 @@
+"""One update: a pure function of (state, batch) that knows only a loss and optax."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from llmjax.sharding import path_name
+from llmjax.train.state import TrainState
+
+
+def make_step(
+    loss_fn: Callable,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    *,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+) -> Callable:
+    """step(state, batch) -> (state, metrics), jitted; the old state is donated.
+
+    loss_fn(params, batch, key) -> (mean loss, metrics); metrics["loss"] = (sum, count)
+      where count is what the mean was taken over.
+    state: gives the layout that the new state keeps (arrays or ShapeDtypeStructs).
+    accumulate: the batch is cut into so many parts, whose gradients are weighted by
+      their counts: the update is that of the whole batch.
+    A step whose gradient is not finite changes nothing but the step number.
+    Metrics also hold "grad_norm" (before clipping) and "grad_norms", one a parameter.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def step(state: TrainState, batch):
+        key = jax.random.fold_in(state.key, state.step)
+        if accumulate == 1:
+            (_, metrics), grads = value_and_grad(state.params, batch, key)
+        else:
+            metrics, grads = _accumulate(
+                value_and_grad, state.params, batch, key, accumulate
+            )
+        norms = {
+            path_name(path): jnp.linalg.norm(grad.ravel().astype(jnp.float32))
+            for path, grad in jax.tree_util.tree_leaves_with_path(grads)
+        }
+        grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in norms.values()))
+        metrics = metrics | {"grad_norm": grad_norm, "grad_norms": norms}
+        return _update(tx, state, grads, jnp.isfinite(grad_norm), ema_decay), metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _update(tx, state: TrainState, grads, finite, ema_decay: float) -> TrainState:
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    extras = dict(state.extras)
+    if "ema" in extras:
+        extras["ema"] = jax.tree.map(
+            lambda old, new: old + (1 - ema_decay) * (new - old), extras["ema"], params
+        )
+    old = (state.params, state.opt_state, state.extras)
+    new = (params, opt_state, extras)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    return TrainState(state.step + 1, kept[0], kept[1], state.key, kept[2])
+
+
+def _accumulate(value_and_grad, params, batch, key, num: int):
+    """(metrics, gradient) of the whole batch from `num` parts of it, one at a time."""
+
+    # Part i takes rows i, i + num, ...: an equal share of every device's rows.
+    def split(rows):
+        return jnp.moveaxis(rows.reshape(-1, num, *rows.shape[1:]), 1, 0)
+
+    def part(carry, xs):
+        batch, index = xs
+        key_i = jax.random.fold_in(key, index)
+        (_, metrics), grads = value_and_grad(params, batch, key_i)
+        count = metrics["loss"][1]
+        weighted = jax.tree.map(lambda grad: grad * count, grads)
+        return jax.tree.map(jnp.add, carry, (metrics, weighted)), None
+
+    first = jax.tree.map(lambda rows: rows[:: num], batch)
+    shapes = jax.eval_shape(value_and_grad, params, first, key)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0][1], shapes[1])
+    )
+    xs = (jax.tree.map(split, batch), jnp.arange(num))
+    (metrics, weighted), _ = jax.lax.scan(part, zeros, xs)
+    count = jnp.maximum(metrics["loss"][1], 1)
+    return metrics, jax.tree.map(lambda grad: grad / count, weighted)
