@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from llmjax import dims
 
 
-def field(default, text: str):
+def field(default: Any, text: str) -> Any:
     """A dataclass field whose `text` becomes the help of its absl flag."""
     return dataclasses.field(default=default, metadata={"help": text})
 
@@ -73,10 +73,13 @@ class ModelConfig:
     def __post_init__(self):
         for name in ("vocab_size", "num_layers", "width", "num_heads", "context"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
+                f"num_kv_heads={self.num_kv_heads} must divide "
+                f"num_heads={self.num_heads}"
             )
         if self.positions == "rope" and self.head_width % 2:
             raise ValueError(f"RoPE needs an even head_width, got {self.head_width}")
@@ -88,6 +91,15 @@ class ModelConfig:
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter, read off its name: `q_DNH` is (D, N, H)."""
         return tuple(self.sizes[letter] for letter in dims.parse(name))
+
+    @classmethod
+    def from_json(cls, fields: dict) -> "ModelConfig":
+        """The config that `dataclasses.asdict` wrote, read back from JSON."""
+        fields = dict(fields)
+        fields["pattern"] = tuple(Layer(**layer) for layer in fields["pattern"])
+        if fields["rope_scaling"] is not None:
+            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        return cls(**fields)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -25,7 +25,7 @@ def start(spec: str = "") -> None:
     parts = spec.split(",")
     if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
         raise ValueError(
-            f"--distributed={spec}: expected 'auto' or host:port,num_processes,process_id"
+            f"--distributed={spec}: give 'auto' or host:port,num_processes,process_id"
         )
     jax.distributed.initialize(parts[0], int(parts[1]), int(parts[2]))
 

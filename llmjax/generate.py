@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.types import Model, Params
+from llmjax.types import Key, Model, Params
 
 BUCKET_TOKENS = 64  # lengths are rounded up, so that few programs are compiled
 
@@ -31,7 +31,9 @@ def generate(
     """
     lengths = np.array([len(prompt) for prompt in prompts])
     if not len(prompts) or lengths.min() < 1:
-        raise ValueError("an empty prompt: give at least one token, e.g. the end-of-text")
+        raise ValueError(
+            "an empty prompt: give at least one token, e.g. the end-of-text"
+        )
     if lengths.max() + max_new_tokens > context:
         raise ValueError(
             f"a prompt of {lengths.max()} tokens and {max_new_tokens} new ones exceed "
@@ -43,7 +45,7 @@ def generate(
         row[: len(prompt)] = prompt
     cache = model.init_cache(len(prompts), width + _bucket(max_new_tokens))
     logits_BV, cache = prefill(model, params, tokens_BT, lengths, cache)
-    new_BT = decode(
+    new_BT, _ = decode(
         model, params, logits_BV, cache, np.array(stop_ids or [-1], np.int32),
         jax.random.key(seed), jnp.float32(temperature), max_new_tokens,
     )  # fmt: skip
@@ -62,7 +64,9 @@ def _cut(row: list[int], stop_ids: Sequence[int]) -> list[int]:
 
 
 @partial(jax.jit, static_argnames="model", donate_argnames="cache")
-def prefill(model: Model, params: Params, tokens_BT, length_B, cache):
+def prefill(
+    model: Model, params: Params, tokens_BT, length_B, cache: Params
+) -> tuple[jax.Array, Params]:
     """(logits_BV after each prompt, cache). Prompts are padded on the right."""
     output = model.apply(params, {"tokens": tokens_BT}, cache=cache)
     # The next token overwrites the padding, and no query before it sees that slot.
@@ -71,11 +75,18 @@ def prefill(model: Model, params: Params, tokens_BT, length_B, cache):
     return model.readout(params, last_BD), cache
 
 
-@partial(
-    jax.jit, static_argnames=("model", "max_new_tokens"), donate_argnames="cache"
-)
-def decode(model, params, logits_BV, cache, stop_ids, key, temperature, max_new_tokens):
-    """New ids, [B, max_new_tokens]; ends early once every row has a stop id."""
+@partial(jax.jit, static_argnames=("model", "max_new_tokens"), donate_argnames="cache")
+def decode(
+    model: Model,
+    params: Params,
+    logits_BV: jax.Array,
+    cache: Params,
+    stop_ids: jax.Array,
+    key: Key,
+    temperature: jax.Array,
+    max_new_tokens: int,
+) -> tuple[jax.Array, Params]:
+    """(new ids, cache): [B, max_new_tokens]; ends early once every row has stopped."""
     batch_size = logits_BV.shape[0]
 
     def going(carry):
@@ -94,11 +105,13 @@ def decode(model, params, logits_BV, cache, stop_ids, key, temperature, max_new_
 
     new_BT = jnp.full((batch_size, max_new_tokens), stop_ids[0])
     ended_B = jnp.zeros((batch_size,), bool)
-    return jax.lax.while_loop(going, body, (0, new_BT, logits_BV, cache, ended_B))[1]
+    carry = (0, new_BT, logits_BV, cache, ended_B)
+    _, new_BT, _, cache, _ = jax.lax.while_loop(going, body, carry)
+    return new_BT, cache
 
 
-def sample(logits_BV: jax.Array, key: jax.Array, temperature: jax.Array) -> jax.Array:
-    """One id a row: the likeliest at temperature 0, else drawn with a key of its own."""
+def sample(logits_BV: jax.Array, key: Key, temperature: jax.Array) -> jax.Array:
+    """One id a row: the likeliest at temperature 0, else drawn with its own key."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(logits_BV)))
     scaled_BV = logits_BV / jnp.maximum(temperature, 1e-6)
     drawn_B = jax.vmap(jax.random.categorical)(keys, scaled_BV)

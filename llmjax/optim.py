@@ -52,7 +52,7 @@ def make(
 
 
 def make_schedule(cfg: OptimConfig, num_steps: int) -> Callable:
-    """Warm-up from 0 to the peak, then the decay of `cfg.schedule` until `num_steps`."""
+    """Warm-up to the peak, then the decay of `cfg.schedule` until `num_steps`."""
     warmup_steps = round(cfg.warmup_fraction * num_steps)
     decay_steps = max(1, num_steps - warmup_steps)
     last = cfg.lr * cfg.final_lr_fraction
@@ -107,7 +107,9 @@ def _muon(cfg: OptimConfig) -> optax.GradientTransformation:
     from optax import contrib
 
     muon = optax.chain(
-        contrib.scale_by_muon(beta=cfg.muon_beta, weight_dimension_numbers=_matrix_axes),
+        contrib.scale_by_muon(
+            beta=cfg.muon_beta, weight_dimension_numbers=_matrix_axes
+        ),
         optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(
             lambda path, update: update * _adam_size(path, update), updates)),
     )  # fmt: skip
@@ -127,7 +129,7 @@ def _labels(params):
 
 
 def _matrix_axes(params):
-    """Which axes of each weight are its input and its output; a leading L is a batch."""
+    """Which axes of each weight are its input and output; a leading L is a batch."""
     from optax import contrib
 
     def axes(path, leaf):

@@ -6,9 +6,11 @@ parameter's D is split over `fsdp`, where an activation's B already is.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llmjax import dims
@@ -18,14 +20,21 @@ BATCH_AXES = ("data", "fsdp", "expert")
 
 _WHOLE = dict.fromkeys(dims.ALPHABET)
 PARAMS = _WHOLE | dict(
-    L="pipeline", D="fsdp", N="tensor", K="tensor", F="tensor", V="tensor", E="expert"
+    L="pipeline",
+    D="fsdp",
+    N="tensor",
+    K="tensor",
+    F="tensor",
+    V="tensor",
+    E="expert",
 )
 ACTIVATIONS = _WHOLE | dict(
-    B=BATCH_AXES, T="sequence", N="tensor", K="tensor", F="tensor", V="tensor", E="expert"
+    B=BATCH_AXES, T="sequence", N="tensor", K="tensor", F="tensor", V="tensor",
+    E="expert",
 )  # fmt: skip
 
 
-def make_mesh(spec: str = "", devices=None) -> jax.sharding.Mesh:
+def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh from e.g. "fsdp=4,tensor=2"; a size of -1 takes the devices that are left.
 
     An empty spec is "data=-1". Raises ValueError on an unknown axis, or when the sizes
@@ -38,17 +47,18 @@ def make_mesh(spec: str = "", devices=None) -> jax.sharding.Mesh:
         if len(devices) % fixed:
             raise ValueError(
                 f"--mesh={spec}: {len(devices)} devices cannot be divided by {fixed}; "
-                "choose sizes whose product divides the number of devices"
+                "choose sizes whose product divides their number"
             )
         sizes = {a: len(devices) // fixed if s == -1 else s for a, s in sizes.items()}
     elif fixed != len(devices):
         advice = (
-            "fewer are needed; lower a size"
+            "lower a size, or on a CPU add --cpu_devices"
             if fixed > len(devices)
             else "all must be used; add data=-1"
         )
         raise ValueError(
-            f"--mesh={spec} needs {fixed} devices but there are {len(devices)}: {advice}"
+            f"--mesh={spec} needs {fixed} devices but there are {len(devices)}: "
+            f"{advice}"
         )
     shape = tuple(sizes.get(axis, 1) for axis in AXES)
     return jax.make_mesh(
@@ -93,7 +103,7 @@ def _split(letters: str, shape, rules, mesh) -> P:
     return P(*spec)
 
 
-def param_spec(path: str, shape, mesh) -> P:
+def param_spec(path: str, shape: Sequence[int], mesh: Mesh) -> P:
     """The spec of the parameter at `path` ("blocks/attention/q_DNH"), from its name.
 
     A rank of one more than the name has letters means a leading L: a stacked block.
@@ -113,12 +123,12 @@ def param_spec(path: str, shape, mesh) -> P:
     return _split(letters, shape, PARAMS, mesh)
 
 
-def path_name(path) -> str:
+def path_name(path: tuple) -> str:
     """A key path of `jax.tree_util` as "blocks/attention/q_DNH"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def param_shardings(params, mesh):
+def param_shardings(params: Any, mesh: Mesh) -> Any:
     """The tree of NamedSharding of a parameter tree (arrays or ShapeDtypeStructs)."""
 
     def sharding(path, leaf):
@@ -127,7 +137,7 @@ def param_shardings(params, mesh):
     return jax.tree_util.tree_map_with_path(sharding, params)
 
 
-def state_shardings(state, mesh):
+def state_shardings(state: Any, mesh: Mesh) -> Any:
     """Shardings of a whole training state: what has a parameter's name follows it.
 
     Optimizer moments and averages keep their parameter's last key, so they get its
@@ -144,12 +154,12 @@ def state_shardings(state, mesh):
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def batch_sharding(mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of a [B, T] array of a batch."""
     return NamedSharding(mesh, P(BATCH_AXES, "sequence"))
 
 
-def check_batch(batch_size: int, num_tokens: int, mesh) -> None:
+def check_batch(batch_size: int, num_tokens: int, mesh: Mesh) -> None:
     """Raises ValueError unless the mesh divides a [B, T] batch."""
     rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if batch_size % rows:
@@ -176,7 +186,7 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def table(params, mesh) -> list[tuple[str, str, str, int]]:
+def table(params: Any, mesh: Mesh) -> list[tuple[str, str, str, int]]:
     """One row a parameter: path, shape, spec, bytes on one device."""
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -9,7 +9,9 @@ Array = jax.Array
 Key = jax.Array
 Params = Mapping[str, Any]  # a nested dict of arrays
 Batch = Mapping[str, Array]
-Metrics = Mapping[str, Any]  # {name: (sum, count)}; {name: scalar} where no mean is meant
+Metrics = Mapping[
+    str, Any
+]  # {name: (sum, count)}; {name: scalar} where no mean is meant
 
 
 class Output(NamedTuple):

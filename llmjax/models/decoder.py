@@ -57,7 +57,9 @@ def _apply(
     index_BT = start_B1 + jnp.arange(tokens_BT.shape[1])[None]
     positions_BT = batch.get("positions", index_BT)
     dtype = _dtype(compute)
-    x_BTD = Embed(cfg).apply({"params": params["embed"]}, tokens_BT, positions_BT, dtype)
+    x_BTD = Embed(cfg).apply(
+        {"params": params["embed"]}, tokens_BT, positions_BT, dtype
+    )
     embedded_BTD = x_BTD
     context = Context(
         mask=_mask(batch, cache, index_BT),

@@ -1,6 +1,8 @@
 """A stack of blocks whose parameters share one leading L, scanned over or unrolled."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,14 @@ def init(cfg: ModelConfig, key: Key) -> Params:
     return jax.vmap(init_block)(jax.random.split(key, cfg.num_layers))
 
 
-def run(cfg: ModelConfig, compute: ComputeConfig, blocks: Params, x_BTD, context, cache):
+def run(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    blocks: Params,
+    x_BTD: jax.Array,
+    context: Context,
+    cache: Params | None,
+) -> tuple[jax.Array, Params | None, Sequence[jax.Array]]:
     """(x_BTD, cache, outputs): the residual stream after the stack and of each block.
 
     `outputs` is a list of L arrays when unrolled, one [L, B, T, D] array when scanned.
@@ -64,8 +73,12 @@ def _scan(cfg, compute, blocks, x_BTD, context, cache):
             outputs.append(x_BTD)
         return (x_BTD, cache, index + period), jnp.stack(outputs)
 
-    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, period, *leaf.shape[1:]), blocks)
-    carry, outputs = jax.lax.scan(body, (x_BTD, cache, jnp.zeros((), jnp.int32)), groups)
+    groups = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, period, *leaf.shape[1:]), blocks
+    )
+    carry, outputs = jax.lax.scan(
+        body, (x_BTD, cache, jnp.zeros((), jnp.int32)), groups
+    )
     return carry[0], carry[1], outputs.reshape(-1, *x_BTD.shape)
 
 
@@ -83,13 +96,16 @@ def _apply_block(cfg, layer, params, x_BTD, context: Context, cache, index):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def unstack(tree, num: int) -> list:
+def unstack(tree: Any, num: int) -> list:
     """A stacked tree as a list of `num` trees; backward is one concatenation a leaf.
 
     Without this rule, the gradient of each slice would be padded back to the whole
     stack, and the L padded stacks summed.
     """
-    return [jax.tree.map(lambda leaf: leaf[index], tree) for index in range(num)]
+    leaves, structure = jax.tree.flatten(tree)
+    return [
+        structure.unflatten([leaf[index] for leaf in leaves]) for index in range(num)
+    ]
 
 
 def _unstack_fwd(tree, num):

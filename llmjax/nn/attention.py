@@ -91,6 +91,6 @@ class Attention(Cell):
 def _write(cache_LBSKH, new_BSKH, layer, index_B):
     """The cache with the new keys or values of each row in its next free slots."""
     rows = jnp.arange(new_BSKH.shape[0])[:, None]
-    slots = index_B[:, None] + jnp.arange(new_BSKH.shape[1])
+    slots = index_B[:, None] + jnp.arange(new_BSKH.shape[1])[None]
     new_BSKH = new_BSKH.astype(cache_LBSKH.dtype)
     return cache_LBSKH.at[layer, rows, slots].set(new_BSKH, mode="drop")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import ModelConfig
+from llmjax.ops.norm import align
 
 
 class Cell(nn.Module):
@@ -22,7 +23,7 @@ class Cell(nn.Module):
         """Runs `setup`; a cell made of cells declares those too."""
 
     def matrix(self, name: str, fan_in: str, gain: float = 1.0) -> jax.Array:
-        """A weight drawn from N(0, gain^2 / fan_in); `fan_in` names its input letters."""
+        """A weight from N(0, gain^2 / fan_in); `fan_in` names its input letters."""
         sizes = self.cfg.sizes
         std = gain / math.sqrt(math.prod(sizes[letter] for letter in fan_in))
         return self.param(name, nn.initializers.normal(std), self.cfg.shape(name))
@@ -33,7 +34,9 @@ class Cell(nn.Module):
         return self.param(name, init, self.cfg.shape(name))
 
 
-def dense(equation: str, x: jax.Array, weight: jax.Array, bias=None) -> jax.Array:
-    """`einsum(equation, x, weight) + bias` in x's dtype: the one place of all matmuls."""
+def dense(
+    equation: str, x: jax.Array, weight: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """`einsum(equation, x, weight) + bias` in x's dtype: where all matmuls are."""
     y = jnp.einsum(equation, x, weight.astype(x.dtype))
-    return y if bias is None else y + bias.astype(x.dtype)
+    return y if bias is None else y + align(bias.astype(x.dtype), y)

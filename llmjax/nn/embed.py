@@ -37,9 +37,14 @@ class Head(Cell):
         self.head_DV = self.matrix("head_DV", "D")
 
 
-def readout(hidden, weight, equation: str, softcap: float | None) -> jax.Array:
+def readout(
+    hidden: jax.Array, weight: jax.Array, equation: str, softcap: float | None
+) -> jax.Array:
     """float32 logits of hidden states with any leading axes."""
     logits = jnp.einsum(
-        equation, hidden, weight.astype(hidden.dtype), preferred_element_type=jnp.float32
+        equation,
+        hidden,
+        weight.astype(hidden.dtype),
+        preferred_element_type=jnp.float32,
     )
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)

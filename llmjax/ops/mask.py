@@ -10,7 +10,8 @@ import jax.numpy as jnp
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=[
-        "query_index_BT", "key_index_BS", "query_segment_BT", "key_segment_BS", "prefix_B",
+        "query_index_BT", "key_index_BS", "query_segment_BT", "key_segment_BS",
+        "prefix_B",
     ],
     meta_fields=["causal", "window"],
 )  # fmt: skip
@@ -47,7 +48,7 @@ class Mask:
         return self if window is None else dataclasses.replace(self, window=window)
 
     def key_range(self, start: int, stop: int, num_keys: int) -> tuple[int, int]:
-        """The keys that queries start..stop - 1 can see at most, as a half-open range."""
+        """The keys that queries start..stop - 1 can see at most, half-open."""
         low, high = 0, num_keys
         if self.is_static() and self.causal:
             high = min(stop, num_keys)
@@ -71,7 +72,9 @@ class Mask:
         if self.causal:
             seen = distance >= 0
             if self.prefix_B is not None:
-                in_prefix = self._index(self.key_index_BS, keys) < self.prefix_B[:, None]
+                in_prefix = (
+                    self._index(self.key_index_BS, keys) < self.prefix_B[:, None]
+                )
                 seen = seen | in_prefix[:, None, :]
             yield seen
         if self.window is not None:

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021) in the rotate-half layout, and scalings."""
+"""Rotary position embedding (Su et al. 2021), rotate-half layout, and scalings."""
 
 import math
 

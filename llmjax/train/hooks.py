@@ -3,11 +3,11 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from llmjax.sharding import path_name
 from llmjax.train.loop import Hook
 from llmjax.train.state import TrainState
 from llmjax.types import Metrics
@@ -42,25 +42,30 @@ class Log:
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         self.flush()
-        self._pending = (step, state, metrics)
+        self._pending = (step, metrics)
 
     def flush(self) -> None:
         """Writes the step that is still pending, waiting until it is computed."""
         if self._pending is None:
             return
-        (step, state, metrics), self._pending = self._pending, None
+        (step, metrics), self._pending = self._pending, None
         norms = metrics["grad_norms"]
-        sums = {k: v for k, v in jax.device_get(dict(metrics)).items() if v is not norms}
+        sums = {
+            k: v for k, v in jax.device_get(dict(metrics)).items() if v is not norms
+        }
         figures = {k: mean(v) for k, v in sums.items() if k != "grad_norms"}
         if not math.isfinite(figures["grad_norm"]):
             raise FloatingPointError(_name_first_bad(step, figures["loss"], norms))
         now = time.perf_counter()
-        figures |= {"lr": float(self._schedule(step - 1)), "secs": now - self._last_secs}
+        figures |= {
+            "lr": float(self._schedule(step - 1)),
+            "secs": now - self._last_secs,
+        }
         self._last_secs = now
         self._write(step, figures)
 
 
-def mean(value) -> float:
+def mean(value: Any) -> float:
     """A metric as a float: a (sum, count) pair is divided."""
     if isinstance(value, tuple):
         return float(value[0]) / max(float(value[1]), 1.0)
@@ -88,11 +93,3 @@ def profile(directory: str, first_step: int, num_steps: int = 3) -> Hook:
             jax.profiler.stop_trace()
 
     return call
-
-
-def first_bad_param(params) -> str | None:
-    """The path of the first parameter that holds a NaN or an infinity."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not bool(np.isfinite(np.asarray(leaf)).all()):
-            return path_name(path)
-    return None

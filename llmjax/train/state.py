@@ -37,13 +37,22 @@ def abstract_state(
     state = jax.eval_shape(_make(init, tx, ema), jax.random.key(0))
     sharding.param_shardings(state.params, mesh)  # strict: every name must resolve
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
         state,
         sharding.state_shardings(state, mesh),
     )
 
 
-def init_state(init, tx, mesh, key: Key, *, ema: bool = False) -> TrainState:
+def init_state(
+    init: Callable[[Key], Params],
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    key: Key,
+    *,
+    ema: bool = False,
+) -> TrainState:
     """A fresh state, each device making its own part."""
     abstract = abstract_state(init, tx, mesh, ema=ema)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

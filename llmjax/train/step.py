@@ -79,7 +79,7 @@ def _accumulate(value_and_grad, params, batch, key, num: int):
         weighted = jax.tree.map(lambda grad: grad * count, grads)
         return jax.tree.map(jnp.add, carry, (metrics, weighted)), None
 
-    first = jax.tree.map(lambda rows: rows[:: num], batch)
+    first = jax.tree.map(lambda rows: rows[::num], batch)
     shapes = jax.eval_shape(value_and_grad, params, first, key)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0][1], shapes[1])

@@ -1,0 +1,61 @@
+"""What this machine decides: allocator, number of CPU devices, compilation cache."""
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+# Options of glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+
+def start(cpu_devices: int = 0, cache_dir: str = "") -> None:
+    """Prepares the process; call once, before the first array is made.
+
+    cpu_devices: how many devices the CPU is presented as; 0 means one. Two on two cores
+      let element-wise work, which XLA runs on one thread a device, use both.
+    cache_dir: compiled programs are kept here; "" is a folder of the user's cache.
+    """
+    _keep_freed_memory()
+    if cpu_devices:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    folder = cache_dir or str(Path.home() / ".cache" / "llmjax" / "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    # By default only programs that took over a second are kept, which on a CPU is few.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cpu_devices_for(num_params: int, batch_size: int) -> int:
+    """How many CPU devices train a model of this size fastest, all cores given.
+
+    Each device holds and updates all parameters, which costs a large model more than
+    the parallel element-wise work saves.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if num_params > 3e7:
+        return 1
+    devices = min(cores, 8)
+    while batch_size % devices:
+        devices -= 1
+    return devices
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep what is freed instead of giving it back to the kernel.
+
+    XLA on a CPU allocates its working memory anew at every step; fetched from the
+    kernel each time, every page of it faults. Does nothing where there is no glibc.
+    """
+    if platform.libc_ver()[0] != "glibc" or os.environ.get("MALLOC_TRIM_THRESHOLD_"):
+        return
+    libc = ctypes.CDLL(None)
+    for option, value in (
+        (_M_MMAP_MAX, 0),
+        (_M_TRIM_THRESHOLD, -1),
+        (_M_ARENA_MAX, 1),
+        (_M_TOP_PAD, 64 * 2**20),
+    ):
+        libc.mallopt(option, value)

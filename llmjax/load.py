@@ -1,0 +1,66 @@
+"""Opens a model where it lies: a Hugging Face folder, a GGUF file, a workdir."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from llmjax import checkpoint
+from llmjax.config import ModelConfig
+from llmjax.data.tokenizer import Tokenizer, load_tokenizer
+from llmjax.interop import gguf, hf
+from llmjax.models import decoder
+from llmjax.types import Params
+
+
+class Loaded(NamedTuple):
+    """A model's config, its parameters (numpy or jax, float32), and its tokenizer."""
+
+    cfg: ModelConfig
+    params: Params
+    tokenizer: Tokenizer | None
+
+
+def load(path: str | os.PathLike) -> Loaded:
+    """The model at `path`; a tokenizer that lies beside the weights comes with it.
+
+    Raises FileNotFoundError or ValueError in one line that names the file.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == ".gguf":
+        return Loaded(*gguf.load(path)[:3])
+    if (path / "checkpoints").is_dir():
+        return _from_workdir(path)
+    if (path / "config.json").is_file():
+        cfg, params = hf.load(path)
+        return Loaded(cfg, params, _tokenizer(path, cfg))
+    raise FileNotFoundError(
+        f"{path}: no model here; give a Hugging Face folder (config.json and "
+        "safetensors), a .gguf file, or the workdir of a run"
+    )
+
+
+def _from_workdir(path: Path) -> Loaded:
+    try:
+        cfg = ModelConfig.from_json(
+            json.loads((path / "config.json").read_text())["model"]
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}/config.json: not a run's config ({error})") from None
+    abstract = jax.eval_shape(decoder.make(cfg).init, jax.random.key(0))
+    params = checkpoint.read_params(path / "checkpoints", abstract)
+    return Loaded(cfg, params, _tokenizer(path, cfg))
+
+
+def _tokenizer(folder: Path, cfg: ModelConfig) -> Tokenizer | None:
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    tokenizer: Any = load_tokenizer(folder / "tokenizer.json")
+    if tokenizer.vocab_size > cfg.vocab_size:
+        raise ValueError(
+            f"{folder}/tokenizer.json has {tokenizer.vocab_size} ids but the model "
+            f"embeds {cfg.vocab_size}: they do not belong together"
+        )
+    return tokenizer
