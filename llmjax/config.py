@@ -84,6 +84,10 @@ class ModelConfig:
         if self.positions == "rope" and self.head_width % 2:
             raise ValueError(f"RoPE needs an even head_width, got {self.head_width}")
 
+    def with_vocab(self, vocab_size: int) -> "ModelConfig":
+        """The same model for another tokenizer."""
+        return dataclasses.replace(self, vocab_size=vocab_size)
+
     def layer(self, index: int) -> Layer:
         """The kind of layer number `index`, from 0."""
         return self.pattern[index % len(self.pattern)]

@@ -30,6 +30,11 @@ def start(spec: str = "") -> None:
     jax.distributed.initialize(parts[0], int(parts[1]), int(parts[2]))
 
 
+def share() -> dict[str, int]:
+    """Which process this is, of how many, as `data.batches.Batches` takes it."""
+    return dict(process_index=jax.process_index(), process_count=jax.process_count())
+
+
 def is_first() -> bool:
     """Whether this process writes files and the terminal for the whole run."""
     return jax.process_index() == 0

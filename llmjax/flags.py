@@ -21,12 +21,15 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from absl import app
+from absl import app, logging
 from absl import flags as absl_flags
 
-from llmjax.config import field
+from llmjax.config import ModelConfig, field
+from llmjax.models import presets
 
 FLAGS = absl_flags.FLAGS
+# Bad input, a diverged run, and Ctrl-C: a line says all that there is to say.
+EXPECTED = (ValueError, OSError, FloatingPointError, KeyboardInterrupt)
 # --help lists a program's own flags: those defined here belong to whoever calls.
 absl_flags.disclaim_key_flags()
 
@@ -36,12 +39,17 @@ class Run:
     """What every experiment takes: `flags.define("", flags.Run(...))`."""
 
     workdir: str = field("runs/experiment", "where everything is written, and resumed")
-    mesh: str = field("fsdp=-1", "devices by axis, 'fsdp=4,tensor=2'; -1 is the rest")
+    mesh: str = field("data=-1", "devices by axis, 'fsdp=4,tensor=2'; -1 is the rest")
+    cpu_devices: int = field(
+        0, "present the CPU as so many devices; 0: what is fastest"
+    )
+    distributed: str = field("", "several processes: auto, or host:port,number,index")
     seed: int = field(0, "of parameters, data order and dropout")
     num_steps: int = field(100, "optimizer steps")
     init_from: str | None = field(
         None, "start from these weights: a model or a workdir"
     )
+    allow_config_change: bool = field(False, "resume although the config has changed")
 
 
 def define(prefix: str, defaults: Any) -> Callable[[], Any]:
@@ -62,6 +70,24 @@ def define_overrides(prefix: str, cls: type) -> Callable[[Any], Any]:
     return lambda base: _read(prefix, cls, base)
 
 
+def define_model(default: str) -> Callable[[], ModelConfig]:
+    """Makes `--model`, a preset's name, `--model.depth`, and `--model.field` for all.
+
+    A depth derives the model from it alone; the other flags change what that gives.
+    """
+    absl_flags.DEFINE_string("model", default, f"one of {', '.join(presets.PRESETS)}")
+    absl_flags.DEFINE_integer("model.depth", None, "instead of --model: so many layers")
+    override = define_overrides("model", ModelConfig)
+
+    def read() -> ModelConfig:
+        depth = FLAGS["model.depth"].value
+        if depth is None:
+            return override(presets.get(FLAGS.model))
+        return override(presets.from_depth(depth))
+
+    return read
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags, calls `main()` and exits.
 
@@ -73,10 +99,12 @@ def run(main: Callable[[], None]) -> None:
 
     def guarded(argv: list[str]) -> None:
         try:
+            # jax reports each kind of device that it did not find.
+            logging.set_verbosity(logging.WARNING)
             if argv[1:]:
                 raise absl_flags.Error(f"what is {argv[1]!r}? Flags are --name=value")
             main()
-        except (absl_flags.Error, ValueError, OSError, KeyboardInterrupt) as error:
+        except (absl_flags.Error, *EXPECTED) as error:
             if FLAGS.debug:
                 raise
             _exit(error)

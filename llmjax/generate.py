@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmjax.sharding import replicate
 from llmjax.types import Key, Model, Params
 
 BUCKET_TOKENS = 64  # lengths are rounded up, so that few programs are compiled
@@ -50,6 +52,33 @@ def generate(
         jax.random.key(seed), jnp.float32(temperature), max_new_tokens,
     )  # fmt: skip
     return [_cut(row, stop_ids) for row in np.asarray(new_BT).tolist()]
+
+
+def complete(
+    model: Model,
+    params: Params,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    context: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Each prompt with its continuation, as text; see `generate`."""
+    start_id = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    ids = generate(
+        model,
+        params,
+        [[start_id, *tokenizer.encode(prompt)] for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        context=context,
+        temperature=temperature,
+        seed=seed,
+        stop_ids=[tokenizer.eos_id],
+    )
+    pairs = zip(prompts, ids, strict=True)
+    return [prompt + tokenizer.decode(new) for prompt, new in pairs]
 
 
 def _bucket(num_tokens: int) -> int:
@@ -107,7 +136,7 @@ def decode(
     ended_B = jnp.zeros((batch_size,), bool)
     carry = (0, new_BT, logits_BV, cache, ended_B)
     _, new_BT, _, cache, _ = jax.lax.while_loop(going, body, carry)
-    return new_BT, cache
+    return replicate(new_BT), cache
 
 
 def sample(logits_BV: jax.Array, key: Key, temperature: jax.Array) -> jax.Array:

@@ -30,7 +30,10 @@ def load(path: str | os.PathLike) -> Loaded:
     """
     path = Path(path).expanduser()
     if path.suffix == ".gguf":
-        return Loaded(*gguf.load(path)[:3])
+        cfg, params, metadata = gguf.load(path)
+        vocabulary = gguf.vocabulary(metadata)
+        tokenizer = Tokenizer(vocabulary.core, **vocabulary.control)
+        return Loaded(cfg, params, tokenizer)
     if (path / "checkpoints").is_dir():
         return _from_workdir(path)
     if (path / "config.json").is_file():

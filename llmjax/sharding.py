@@ -6,7 +6,7 @@ parameter's D is split over `fsdp`, where an activation's B already is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -159,6 +159,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES, "sequence"))
 
 
+def placer(mesh: Mesh) -> Callable[[Any], Any]:
+    """place(batch): this process's rows of each array become part of all [B, T]."""
+    sharding = batch_sharding(mesh)
+
+    def place(batch: Any) -> Any:
+        return {
+            name: jax.make_array_from_process_local_data(sharding, rows)
+            for name, rows in batch.items()
+        }
+
+    return place
+
+
 def check_batch(batch_size: int, num_tokens: int, mesh: Mesh) -> None:
     """Raises ValueError unless the mesh divides a [B, T] batch."""
     rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
@@ -184,6 +197,11 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
         return x
     spec = _split(letters, x.shape, ACTIVATIONS, mesh)
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def replicate(x: jax.Array) -> jax.Array:
+    """Under `jit`: all of `x` on every device, so that each process can read it."""
+    return constrain(x, "S" * x.ndim) if x.ndim else x
 
 
 def table(params: Any, mesh: Mesh) -> list[tuple[str, str, str, int]]:

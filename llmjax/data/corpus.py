@@ -47,6 +47,14 @@ class Corpus(NamedTuple):
     validation: Packed
     num_bytes: int  # of the training text
 
+    def prompts(self) -> list[str]:
+        """Openings to complete: code for the standard library, else held-out text."""
+        if self.validation.store.meta.source == sources.STDLIB:
+            return ["def read_file(path):\n", "import ", "class Queue:\n    "]
+        documents = self.validation.store
+        starts = [documents.document(i)[1:17] for i in range(min(3, len(documents)))]
+        return [self.tokenizer.decode(start.tolist()) for start in starts]
+
     def held_out_texts(self) -> Iterator[str]:
         """The validation documents, back in text."""
         documents = self.validation.store

@@ -51,7 +51,7 @@ class Mixture:
         for number, source in enumerate(self.sources):
             mine = np.flatnonzero(which == number)
             if len(mine):
-                for name, rows in source.take(within[mine], seed + number).items():
+                for name, rows in source.take(within[mine], seed).items():
                     shape = (len(indices), *rows.shape[1:])
                     batch.setdefault(name, np.zeros(shape, rows.dtype))[mine] = rows
         return batch

@@ -54,7 +54,9 @@ def save(
     several files with an index. Raises ValueError where the family cannot express the
     config, or the parameters do not fit it; then there is no folder.
     """
-    config = config_to_json(cfg, family) | {"torch_dtype": dtype}
+    # Left out, these ids would be those of some other vocabulary.
+    ids = {"bos_token_id": None, "eos_token_id": None}
+    config = config_to_json(cfg, family) | ids | {"torch_dtype": dtype}
     if dtype not in table.FLOATS:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(table.FLOATS)}")
     table.check_params(params, FAMILIES[family], cfg)
@@ -72,7 +74,8 @@ def save(
         _write_json(new / CONFIG, config)
         if len(shards) > 1:
             files = {name: file for file, names in shards.items() for name in names}
-            num_bytes = sum((new / file).stat().st_size for file in shards)
+            shapes = [table.tensor_shape(slot.row, cfg) for slot in slots.values()]
+            num_bytes = sum(map(math.prod, shapes)) * stored.itemsize
             index = {"metadata": {"total_size": num_bytes}, "weight_map": files}
             _write_json(new / INDEX, index)
 

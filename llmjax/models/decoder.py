@@ -103,11 +103,8 @@ def _rotation(cfg: ModelConfig, positions_BT):
 
 
 def _readout(cfg: ModelConfig, params: Params, hidden) -> jax.Array:
-    if cfg.tied:
-        weight, equation = params["embed"]["embed_VD"], "...D,VD->...V"
-    else:
-        weight, equation = params["head"]["head_DV"], "...D,DV->...V"
-    return readout(hidden, weight, equation, cfg.logits_softcap)
+    weight_DV = params["embed"]["embed_VD"].T if cfg.tied else params["head"]["head_DV"]
+    return readout(hidden, weight_DV, cfg.logits_softcap)
 
 
 def _init_cache(cfg: ModelConfig, batch_size: int, num_tokens: int, dtype=jnp.float32):

@@ -4,9 +4,9 @@ import math
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from llmjax.config import ModelConfig
+from llmjax.ops.linear import linear
 from llmjax.ops.norm import align
 
 
@@ -38,5 +38,5 @@ def dense(
     equation: str, x: jax.Array, weight: jax.Array, bias: jax.Array | None = None
 ) -> jax.Array:
     """`einsum(equation, x, weight) + bias` in x's dtype: where all matmuls are."""
-    y = jnp.einsum(equation, x, weight.astype(x.dtype))
+    y = linear(equation, x, weight.astype(x.dtype))
     return y if bias is None else y + align(bias.astype(x.dtype), y)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.nn.cell import Cell
+from llmjax.ops.linear import linear
 from llmjax.sharding import constrain
 
 STD = 0.02  # of embeddings at the start, as in GPT-2
@@ -38,13 +39,9 @@ class Head(Cell):
 
 
 def readout(
-    hidden: jax.Array, weight: jax.Array, equation: str, softcap: float | None
+    hidden: jax.Array, weight_DV: jax.Array, softcap: float | None
 ) -> jax.Array:
     """float32 logits of hidden states with any leading axes."""
-    logits = jnp.einsum(
-        equation,
-        hidden,
-        weight.astype(hidden.dtype),
-        preferred_element_type=jnp.float32,
-    )
+    weight_DV = weight_DV.astype(hidden.dtype)
+    logits = linear("...D,DV->...V", hidden, weight_DV).astype(jnp.float32)
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)

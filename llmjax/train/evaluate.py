@@ -1,31 +1,36 @@
-"""Held-out loss: one fixed pass over the same batches, each time."""
+"""Held-out loss: one fixed pass over the same rows, each time."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 
-from llmjax.types import Batch, Params
+from llmjax import distributed
+from llmjax.data.batches import eval_batches
+from llmjax.data.corpus import Corpus
+from llmjax.types import Params
 
 
 def make_evaluate(
-    loss_fn: Callable, batches: Iterable[Batch], num_bytes: int
+    loss_fn: Callable, text: Corpus, batch_size: int, place: Callable
 ) -> Callable[[Params], dict[str, float]]:
     """evaluate(params) -> {"val_loss": nats per token, "val_bits_per_byte": ...}.
 
-    batches: placed on the mesh; kept, and gone through at each call.
-    num_bytes: length in UTF-8 of the text whose loss is counted. Bits per byte compare
-      across tokenizers, and with a compressor.
+    Bits per byte compare across tokenizers, and with a compressor. The end of each
+    document counts in the loss but has no bytes.
     """
-    batches = list(batches)
-    if not batches or num_bytes < 1:
-        raise ValueError("there is no held-out text: give more data, or --eval_every=0")
+    token_bytes = text.tokenizer.token_bytes()
+    share = distributed.share()
+    rows = eval_batches(text.validation, batch_size, token_bytes, **share)
+    batches = [place(batch) for batch in rows]
+    # Summed over all processes' rows: each holds only its own.
+    num_bytes = sum(int(batch["target_bytes"].sum()) for batch in batches)
     sums = jax.jit(lambda params, batch: loss_fn(params, batch, None)[1]["loss"])
 
     def evaluate(params: Params) -> dict[str, float]:
         totals = [sums(params, batch) for batch in batches]
-        xent = sum(float(total[0]) for total in totals)
-        count = sum(float(total[1]) for total in totals)
+        xent = sum(float(total) for total, _ in totals)
+        count = sum(float(number) for _, number in totals)
         return {
             "val_loss": xent / count,
             "val_bits_per_byte": xent / math.log(2) / num_bytes,

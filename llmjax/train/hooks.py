@@ -1,6 +1,7 @@
 """Hooks of the training loop: functions of (step, state, metrics)."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -82,12 +83,12 @@ def _name_first_bad(step: int, loss: float, norms) -> str:
     )
 
 
-def profile(directory: str, first_step: int, num_steps: int = 3) -> Hook:
+def profile(directory: os.PathLike, first_step: int, num_steps: int = 3) -> Hook:
     """Writes a profiler trace of a few steps, for xprof or Perfetto, to `directory`."""
 
     def call(step: int, state: TrainState, metrics: Metrics) -> None:
         if step == first_step:
-            jax.profiler.start_trace(directory)
+            jax.profiler.start_trace(os.fspath(directory))
         if step == first_step + num_steps:
             jax.block_until_ready(metrics)
             jax.profiler.stop_trace()

@@ -46,6 +46,13 @@ def test_round_trip(tmp_path, docs, small_shards, in_memory_bytes, as_url):
     assert len(list((path / "tokens" / "c").iterdir())) == -(-len(flat) // 1024)
 
 
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 5 * 1024])
+def test_shards_may_be_full_to_the_token(tmp_path, small_shards, size):
+    ids = np.arange(size) % 300
+    write_store(tmp_path / "store", [(ids, 1)], vocab_size=300)
+    np.testing.assert_array_equal(open_store(tmp_path / "store").document(0), ids)
+
+
 def test_the_fingerprint_is_of_the_content(tmp_path, docs):
     def fingerprint(name, docs, tokenizer="t", source="s"):
         return write_store(

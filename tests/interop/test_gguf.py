@@ -14,8 +14,8 @@ from llmjax.interop import gguf, hf
 from llmjax.ops import rope
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "llama_biased"
-TOKENS = ["<|end|>", "a", "b", "ab", "Ġ", "Ġab", "1", "2"]
-MERGES = ["a b", "Ġ ab"]
+TOKENS = ["<|end|>", "a", "b", "ab", "Ġ", "Ġab", "1", "2", "12"]
+MERGES = ["a b", "Ġ ab", "1 2"]
 METADATA = {
     "block_count": 3,
     "context_length": 256,
@@ -112,11 +112,15 @@ def test_quantised_tensors_are_dequantised(tmp_path):
     np.testing.assert_allclose(found["w"].read(), wide, atol=0.02)
 
 
-def test_vocabulary(tmp_path):
-    _, _, metadata = gguf.load(write(tmp_path / "a.gguf", tensors=plain_tensors()))
-    vocabulary = gguf.vocabulary(metadata)
+@pytest.mark.parametrize(
+    ("pre", "digits"),
+    [("smollm", ["1", "2"]), ("gpt-2", ["12"]), ("llama-bpe", ["12"])],
+)
+def test_vocabulary(tmp_path, pre, digits):
+    path = write(tmp_path / "a.gguf", tensors=plain_tensors(), pre=pre)
+    vocabulary = gguf.vocabulary(gguf.load(path)[2])
     ids = vocabulary.core.encode("ab ab12<|end|>").ids
-    assert [TOKENS[i] for i in ids] == ["ab", "Ġab", "1", "2", "<|end|>"]
+    assert [TOKENS[i] for i in ids] == ["ab", "Ġab", *digits, "<|end|>"]
     assert vocabulary.core.decode(ids, skip_special_tokens=False) == "ab ab12<|end|>"
     assert vocabulary.control == {"eos": "<|end|>"}
     assert vocabulary.chat_template == "{{ messages }}"
