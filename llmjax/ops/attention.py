@@ -1,8 +1,8 @@
 """Scaled dot-product attention (Vaswani et al. 2017) with grouped keys and values.
 
 One entry, `attend`, and three kernels with the same result: `reference` holds all T x S
-scores, `chunked` a block of queries at a time and skips what the mask hides (without softcap),
-`cudnn` is NVIDIA's fused one.
+scores; `chunked` goes by blocks of queries, skips what the mask hides, and knows no
+softcap; `cudnn` is NVIDIA's fused one.
 """
 
 import jax

@@ -4,15 +4,17 @@ import math
 from collections.abc import Callable
 
 import jax
+from jax.sharding import Mesh
 
-from llmjax import distributed
+from llmjax import distributed, sharding
 from llmjax.data.batches import eval_batches
 from llmjax.data.corpus import Corpus
+from llmjax.train.config import TrainConfig
 from llmjax.types import Params
 
 
 def make_evaluate(
-    loss_fn: Callable, text: Corpus, batch_size: int, place: Callable
+    loss_fn: Callable, text: Corpus, knobs: TrainConfig, mesh: Mesh
 ) -> Callable[[Params], dict[str, float]]:
     """evaluate(params) -> {"val_loss": nats per token, "val_bits_per_byte": ...}.
 
@@ -20,8 +22,8 @@ def make_evaluate(
     document counts in the loss but has no bytes.
     """
     token_bytes = text.tokenizer.token_bytes()
-    share = distributed.share()
-    rows = eval_batches(text.validation, batch_size, token_bytes, **share)
+    share, place = distributed.share(), sharding.placer(mesh)
+    rows = eval_batches(text.validation, knobs.batch_size, token_bytes, **share)
     batches = [place(batch) for batch in rows]
     # Summed over all processes' rows: each holds only its own.
     num_bytes = sum(int(batch["target_bytes"].sum()) for batch in batches)

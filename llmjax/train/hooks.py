@@ -4,13 +4,18 @@ import math
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from llmjax.checkpoint import Checkpoints
+from llmjax.train.config import TrainConfig
 from llmjax.train.loop import Hook
-from llmjax.train.state import TrainState
+from llmjax.train.record import Recorder
+from llmjax.train.state import TrainState, averaged
+from llmjax.train.workdir import as_json
 from llmjax.types import Metrics
 
 
@@ -81,6 +86,36 @@ def _name_first_bad(step: int, loss: float, norms) -> str:
         f"gradients bad, first {bad[0] if bad else 'none'}); the step was not applied. "
         "Lower --optim.lr, or look at this step's batch"
     )
+
+
+def evaluate(evaluate_fn: Callable[[Any], dict], record: Recorder) -> Hook:
+    """Notes the held-out figures of the state in the step's line, and says them."""
+
+    def call(step: int, state: TrainState, metrics: Metrics | None) -> None:
+        figures = evaluate_fn(averaged(state))
+        record.note(step, figures)
+        bits = figures["val_bits_per_byte"]
+        record.say(f"step {step}: held-out text at {bits:.3f} bits per byte")
+
+    return call
+
+
+def save(checkpoints: Checkpoints, config: dict[str, Any], log: Log) -> Hook:
+    """Starts a checkpoint, once the figures of all steps up to it are written."""
+
+    def call(step: int, state: TrainState, metrics: Metrics | None) -> None:
+        log.flush()
+        checkpoints.save(step, state, {"config": as_json(config)})
+
+    return call
+
+
+def timed(knobs: TrainConfig, folder: Path, *, look: Hook, save: Hook) -> list[Hook]:
+    """The hooks that run at some steps only, in the order in which they must."""
+    found = [every(knobs.eval_every, look), every(knobs.save_every, save)]
+    if knobs.profile_at:
+        found.append(profile(folder / "profile", knobs.profile_at))
+    return found
 
 
 def profile(directory: os.PathLike, first_step: int, num_steps: int = 3) -> Hook:

@@ -5,27 +5,32 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from llmjax import metrics, report, sharding
+from llmjax import distributed, metrics, report, sharding
 from llmjax.config import ModelConfig
+from llmjax.data.baselines import compression_baselines
 from llmjax.data.corpus import Corpus
+from llmjax.train.record import Recorder
+from llmjax.train.state import TrainState
 from llmjax.train.workdir import versions, write_json
-from llmjax.types import Params
 
 MIB = 2**20
+NEXT = """report: {folder}/report.html
+next:
+  python tools/generate.py --model={folder} --prompt="class Stack:"
+  python experiments/pretrain.py --workdir=runs/mine --data.source="FOLDER/*.txt"
+  python experiments/pretrain.py --workdir=runs/deeper --model.depth=8"""
 
 
 def announce(
-    folder: Path,
-    config: dict[str, Any],
-    text: Corpus,
-    params: Params,
-    mesh: jax.sharding.Mesh,
-    start: int,
+    folder: Path, config: dict[str, Any], text: Corpus, state: TrainState, mesh: Mesh
 ) -> None:
-    """Writes config.json; prints the text, the model, and where each parameter lies."""
+    """Writes config.json and flags; prints the text, the model, and its sharding."""
+    if not distributed.is_first():
+        return
     write_json(folder / "config.json", config | {"versions": versions()})
     console = Console(highlight=False, soft_wrap=True)
     cfg: ModelConfig = config["model"]
@@ -42,50 +47,46 @@ def announce(
     )
     axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
     table = Table("parameter", "shape", "split over", "KiB per device", box=None)
-    for path, shape, split, num_bytes in sharding.table(params, mesh):
+    for path, shape, split, num_bytes in sharding.table(state.params, mesh):
         table.add_row(path, shape, split, f"{num_bytes / 1024:,.0f}")
     console.print(f"mesh: {axes or 'one device'} ({jax.devices()[0].device_kind})")
     console.print(table)
-    if start:
-        console.print(f"resumed from step {start} in {folder}")
+    if state.step:
+        console.print(f"resumed at step {int(state.step)} from {folder}/checkpoints")
 
 
 def finish(
     folder: Path,
     config: dict[str, Any],
-    history: list[dict],
-    summary: dict[str, float],
-    baselines: dict[str, float],
+    text: Corpus,
+    record: Recorder,
     samples: dict[str, list[str]],
+    secs: float,
 ) -> None:
     """Writes summary.json and report.html; prints the figures and what to try next.
 
-    baselines: bits per byte of compressors on the held-out text.
     samples: {"before training": texts, "after training": texts}.
     """
-    write_json(folder / "summary.json", summary | {"baselines": baselines})
-    ours = {"llmjax (this run)": summary["val_bits_per_byte"]}
-    bits = dict(sorted((baselines | ours).items(), key=lambda item: item[1]))
-    rows = [{"held-out text": k, "bits per byte": round(v, 3)} for k, v in bits.items()]
-    _write_report(folder / "report.html", config, history, summary, rows, samples)
+    summary = record.summary() | {"secs": secs}
+    bits = compression_baselines(text.held_out_texts())
+    write_json(folder / "summary.json", summary | {"baselines": bits})
+    bits["this run"] = summary["val_bits_per_byte"]
+    bits = sorted(bits.items(), key=lambda item: item[1])
+    rows = [{"": name, "bits per byte": f"{value:.3f}"} for name, value in bits]
+    _write_report(
+        folder / "report.html", config, record.history, summary, rows, samples
+    )
+
     console = Console(highlight=False, soft_wrap=True)
     table = Table("held-out text", "bits per byte", box=None)
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*row.values())
     console.print(table)
-    for text in samples["after training"]:
+    for sample in samples["after training"]:
         console.rule(style="dim")
-        console.print(text, markup=False)
+        console.print(sample, markup=False)
     console.rule(style="dim")
-    console.print(f"report: {folder}/report.html")
-    console.print(
-        "next:\n"
-        f'  python tools/generate.py --model={folder} --prompt="class Stack:"\n'
-        "  python experiments/pretrain.py --workdir=runs/mine "
-        '--data.source="FOLDER/*.txt"\n'
-        "  python experiments/pretrain.py --workdir=runs/deeper --model.depth=8",
-        markup=False,
-    )
+    console.print(NEXT.format(folder=folder), markup=False)
 
 
 def _write_report(path: Path, config, history, summary, bits, samples) -> None:

@@ -2,15 +2,16 @@
 
 import collections
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llmjax import metrics
+from llmjax import distributed, metrics
 from llmjax.config import ModelConfig
+from llmjax.data.prefetch import Prefetch
+from llmjax.train.config import TrainConfig
 
 PLAIN_EVERY_SECS = 10.0  # between lines where there is no terminal to draw a bar on
 WINDOW_STEPS = 50  # of which the throughput shown is the median
@@ -19,40 +20,34 @@ WINDOW_STEPS = 50  # of which the throughput shown is the median
 class Recorder:
     """Takes the figures of each step, adds the throughput, and passes them on.
 
-    tokens_per_step and cfg turn seconds into tokens/s and MFU.
-    waited_secs: () -> seconds that training has waited for data so far.
     history: the lines of metrics.jsonl, those before an interruption too.
     Only the first process writes or speaks.
     """
 
     def __init__(
         self,
-        workdir: Path,
-        *,
+        folder: Path,
+        cfg: ModelConfig,
+        knobs: TrainConfig,
         start: int,
         num_steps: int,
-        log_every: int,
-        tokens_per_step: int,
-        cfg: ModelConfig,
-        waited_secs: Callable[[], float],
-        is_first: bool = True,
+        data: Prefetch,
     ):
-        self._num_steps, self._log_every = num_steps, log_every
-        self._tokens_per_step, self._waited_secs = tokens_per_step, waited_secs
-        self._flops_per_step = tokens_per_step * metrics.count(cfg).exact
+        self._num_steps, self._log_every, self._data = num_steps, knobs.log_every, data
+        self._tokens_per_step = knobs.batch_size * cfg.context
+        self._flops_per_step = self._tokens_per_step * metrics.count(cfg).exact
         self._peak = metrics.find_peak(jax.devices())
         self._window = collections.deque(maxlen=WINDOW_STEPS)
         self._total_secs, self._said_at_secs = 0.0, 0.0
         self._notes = {}
         self.history, self._writers = [], []
-        if is_first:
-            path = workdir / "metrics.jsonl"
+        if distributed.is_first():
             self._writers = [
-                metrics.JsonlWriter(path, last_step=start),
-                metrics.TensorBoardWriter(workdir, last_step=start),
+                metrics.JsonlWriter(folder / "metrics.jsonl", last_step=start),
+                metrics.TensorBoardWriter(folder, last_step=start),
             ]
             self.history = self._writers[0].lines
-        self._console = Console(highlight=False, quiet=not is_first)
+        self._console = Console(highlight=False, quiet=not distributed.is_first())
         self._bar = Progress(
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=None),
@@ -105,7 +100,7 @@ class Recorder:
         secs = sorted(self._window)[len(self._window) // 2]
         speed = {
             "tokens_per_s": self._tokens_per_step / secs,
-            "data_wait": self._waited_secs() / max(self._total_secs, 1e-9),
+            "data_wait": self._data.waited_secs / max(self._total_secs, 1e-9),
         }
         if self._peak is not None:
             speed["mfu"] = self._flops_per_step / secs / self._peak.flops_per_s

@@ -26,6 +26,11 @@ class TrainState(NamedTuple):
     extras: dict[str, Any]
 
 
+def averaged(state: TrainState) -> Params:
+    """The weights to look at: their moving average where one is kept."""
+    return state.extras.get("ema", state.params)
+
+
 def abstract_state(
     init: Callable[[Key], Params],
     tx: optax.GradientTransformation,

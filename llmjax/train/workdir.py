@@ -10,12 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from llmjax import checkpoint
+from llmjax import checkpoint, distributed, host, sharding
 from llmjax.train.state import TrainState, abstract_state, init_state
 from llmjax.types import Params
 
 PACKAGES = ("llmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def begin(run: Any, num_params: int, batch_size: int) -> tuple[Path, Mesh]:
+    """The folder and the mesh of a run, `run` being what its flags say.
+
+    Call it before anything is put on a device.
+    """
+    folder = open_workdir(run.workdir)
+    host.start(run.cpu_devices or host.cpu_devices_for(num_params, batch_size))
+    distributed.start(run.distributed)
+    return folder, sharding.make_mesh(run.mesh)
 
 
 def open_workdir(path: str) -> Path:
@@ -59,33 +71,29 @@ def resume_or_init(
     config: dict[str, Any],
     init: Callable[[jax.Array], Params],
     tx: Any,
-    mesh: jax.sharding.Mesh,
+    mesh: Mesh,
+    run: Any,
     *,
-    seed: int,
     ema: bool = False,
     init_from: Params | None = None,
-    allow_config_change: bool = False,
 ) -> TrainState:
     """The newest checkpoint's state, or a fresh one where there is none yet.
 
     init_from: parameters that a fresh state begins with, in place of drawn ones.
     Raises ValueError, with the differences, when the checkpoint was made under another
-    `config` (unless `allow_config_change`) or does not fit the state.
+    `config` (unless `run.allow_config_change`) or does not fit the state.
     """
     if checkpoints.latest_step() is None:
-        state = init_state(init, tx, mesh, jax.random.key(seed), ema=ema)
+        state = init_state(init, tx, mesh, jax.random.key(run.seed), ema=ema)
         if init_from is None:
             return state
-        params = jax.tree.map(
-            lambda leaf, new: jax.device_put(new, leaf.sharding),
-            state.params,
-            init_from,
-        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+        params = jax.device_put(init_from, shardings)
         extras = {"ema": jax.tree.map(jax.numpy.copy, params)} if ema else {}
         return state._replace(params=params, extras=extras)
     abstract = abstract_state(init, tx, mesh, ema=ema)
     meta = checkpoint.read_meta(checkpoints.directory)
-    if not allow_config_change:
+    if not run.allow_config_change:
         checkpoint.check_config(meta["config"], as_json(config))
     return checkpoints.restore(abstract)[0]
 
