@@ -68,7 +68,7 @@ def main():
         outputs.announce(folder, config, text, state, mesh)
         sample = partial(
             complete, model, tokenizer=text.tokenizer, prompts=text.prompts(),
-            max_new_tokens=64, context=cfg.context, temperature=0.5,
+            max_new_tokens=min(64, cfg.context // 2), context=cfg.context, temperature=0.5,
         )  # fmt: skip
         samples = {"before training": sample(averaged(state))}
 

@@ -52,7 +52,8 @@ class Corpus(NamedTuple):
         if self.validation.store.meta.source == sources.STDLIB:
             return ["def read_file(path):\n", "import ", "class Queue:\n    "]
         documents = self.validation.store
-        starts = [documents.document(i)[1:17] for i in range(min(3, len(documents)))]
+        stop = 1 + min(16, self.validation.context // 4)
+        starts = [documents.document(i)[1:stop] for i in range(min(3, len(documents)))]
         return [self.tokenizer.decode(start.tolist()) for start in starts]
 
     def held_out_texts(self) -> Iterator[str]:
