@@ -84,11 +84,9 @@ def main():
         with data, record:
             state = train(
                 step_fn, state, data,
-                [log, *hooks.timed(knobs, folder, look=look, save=save)],
+                [log, *hooks.timed(knobs, folder, run.num_steps, look=look, save=save)],
                 start=start, num_steps=run.num_steps,
             )  # fmt: skip
-            look(run.num_steps, state, None)
-            save(run.num_steps, state, None)
         samples["after training"] = sample(averaged(state))
 
     if distributed.is_first():

@@ -19,11 +19,11 @@ from llmjax.train.workdir import as_json
 from llmjax.types import Metrics
 
 
-def every(num_steps: int, hook: Hook) -> Hook:
-    """The hook, at multiples of `num_steps` only; 0 means never."""
+def every(num_steps: int, hook: Hook, last: int) -> Hook:
+    """The hook, at multiples of `num_steps` (0: none) and at the `last` step only."""
 
     def call(step: int, state: TrainState, metrics: Metrics) -> None:
-        if num_steps and step % num_steps == 0:
+        if step == last or (num_steps and step % num_steps == 0):
             hook(step, state, metrics)
 
     return call
@@ -110,9 +110,11 @@ def save(checkpoints: Checkpoints, config: dict[str, Any], log: Log) -> Hook:
     return call
 
 
-def timed(knobs: TrainConfig, folder: Path, *, look: Hook, save: Hook) -> list[Hook]:
+def timed(
+    knobs: TrainConfig, folder: Path, last: int, *, look: Hook, save: Hook
+) -> list[Hook]:
     """The hooks that run at some steps only, in the order in which they must."""
-    found = [every(knobs.eval_every, look), every(knobs.save_every, save)]
+    found = [every(knobs.eval_every, look, last), every(knobs.save_every, save, last)]
     if knobs.profile_at:
         found.append(profile(folder / "profile", knobs.profile_at))
     return found

@@ -69,7 +69,9 @@ def _one_device():
     return run("", 1)
 
 
-@pytest.mark.parametrize("layers", ["scan", "unroll"])
+@pytest.mark.parametrize(
+    "layers", ["scan", pytest.param("unroll", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("spec", MESHES)
 def test_ten_losses_equal_one_device(one_device, spec, layers, capfd, compile_afresh):
     found, state = run(spec, compute=ComputeConfig(layers=layers))
