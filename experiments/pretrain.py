@@ -13,7 +13,7 @@ from functools import partial
 
 import jax
 
-from llmjax import distributed, flags, losses, metrics, optim, sharding
+from llmjax import distributed, flags, losses, optim, sharding
 from llmjax.checkpoint import Checkpoints
 from llmjax.config import ComputeConfig
 from llmjax.data import corpus
@@ -43,7 +43,7 @@ COMPUTE = flags.define("compute", ComputeConfig())
 def main():
     start_secs = time.perf_counter()
     run, knobs, cfg = RUN(), TRAIN(), MODEL()
-    folder, mesh = workdir.begin(run, metrics.count(cfg).total, knobs.batch_size)
+    folder, mesh = workdir.begin(run)
     loaded = load(run.init_from) if run.init_from else None
     cfg = loaded.cfg if loaded else cfg
     sharding.check_batch(knobs.batch_size, cfg.context, mesh)
@@ -68,7 +68,8 @@ def main():
         outputs.announce(folder, config, text, state, mesh)
         sample = partial(
             complete, model, tokenizer=text.tokenizer, prompts=text.prompts(),
-            max_new_tokens=min(64, cfg.context // 2), context=cfg.context, temperature=0.5,
+            max_new_tokens=min(64, cfg.context // 2), context=cfg.context,
+            temperature=0.5,
         )  # fmt: skip
         samples = {"before training": sample(averaged(state))}
 

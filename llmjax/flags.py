@@ -40,9 +40,7 @@ class Run:
 
     workdir: str = field("runs/experiment", "where everything is written, and resumed")
     mesh: str = field("data=-1", "devices by axis, 'fsdp=4,tensor=2'; -1 is the rest")
-    cpu_devices: int = field(
-        0, "present the CPU as so many devices; 0: what is fastest"
-    )
+    cpu_devices: int = field(1, "present the CPU as so many devices, to try a mesh")
     distributed: str = field("", "several processes: auto, or host:port,number,index")
     seed: int = field(0, "of parameters, data order and dropout")
     num_steps: int = field(100, "optimizer steps")

@@ -11,36 +11,24 @@ import jax
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
-def start(cpu_devices: int = 0, cache_dir: str = "") -> None:
+def start(cpu_devices: int = 1, cache_dir: str = "") -> None:
     """Prepares the process; call once, before the first array is made.
 
-    cpu_devices: how many devices the CPU is presented as; 0 means one. Two on two cores
-      let element-wise work, which XLA runs on one thread a device, use both.
+    cpu_devices: how many devices the CPU is presented as, for trying a mesh. One is the
+      fastest: all cores work on it.
     cache_dir: compiled programs are kept here; "" is a folder of the user's cache.
     """
     _keep_freed_memory()
-    if cpu_devices:
-        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    jax.config.update("jax_num_cpu_devices", cpu_devices)
+    if cpu_devices == 1:
+        # Steps that run on the calling thread reuse one heap; on a pool's threads they
+        # would take two to three times the memory, and be no faster.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     folder = cache_dir or str(Path.home() / ".cache" / "llmjax" / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     # By default only programs that took over a second are kept, which on a CPU is few.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def cpu_devices_for(num_params: int, batch_size: int) -> int:
-    """How many CPU devices train a model of this size fastest, all cores given.
-
-    Each device holds and updates all parameters, which costs a large model more than
-    the parallel element-wise work saves.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if num_params > 3e7:
-        return 1
-    devices = min(cores, 8)
-    while batch_size % devices:
-        devices -= 1
-    return devices
 
 
 def _keep_freed_memory() -> None:

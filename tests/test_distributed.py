@@ -28,11 +28,12 @@ PROGRAM = textwrap.dedent(
     cfg = ModelConfig(vocab_size=32, num_layers=2, width=32, num_heads=2,
                       num_kv_heads=2, head_width=16, ff_width=64, context=16)
     ids = np.random.default_rng(0).integers(0, 32, (8, 17)).astype(np.int32)
-    host = dict(tokens=ids[:, :-1], targets=ids[:, 1:], weights=np.ones((8, 16), np.float32))
-    place = sharding.batch_sharding(mesh)
-    share = 8 // jax.process_count()
-    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    batch = {k: jax.make_array_from_process_local_data(place, v[mine]) for k, v in host.items()}
+    weights = np.ones((8, 16), np.float32)
+    batch = dict(tokens=ids[:, :-1], targets=ids[:, 1:], weights=weights)
+    rows = 8 // jax.process_count()
+    first = jax.process_index() * rows
+    batch = {name: array[first : first + rows] for name, array in batch.items()}
+    batch = sharding.placer(mesh)(batch)
     model = decoder.make(cfg)
     tx, _ = optim.make(optim.OptimConfig(lr=1e-2), 10)
     found = []

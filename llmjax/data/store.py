@@ -190,7 +190,7 @@ def open_store(
     raw = tensorstore.KvStore.open(url).result().read(META).result().value
     if not raw:
         raise FileNotFoundError(
-            f"{path}: no token store; make one by tools/tokenize.py"
+            f"{path}: no token store; make one by tools/tokenize_corpus.py"
         )
     try:
         meta = StoreMeta(**json.loads(raw))

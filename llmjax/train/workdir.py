@@ -19,13 +19,13 @@ from llmjax.types import Params
 PACKAGES = ("llmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def begin(run: Any, num_params: int, batch_size: int) -> tuple[Path, Mesh]:
+def begin(run: Any) -> tuple[Path, Mesh]:
     """The folder and the mesh of a run, `run` being what its flags say.
 
     Call it before anything is put on a device.
     """
     folder = open_workdir(run.workdir)
-    host.start(run.cpu_devices or host.cpu_devices_for(num_params, batch_size))
+    host.start(run.cpu_devices)
     distributed.start(run.distributed)
     return folder, sharding.make_mesh(run.mesh)
 
@@ -47,7 +47,7 @@ def open_workdir(path: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` (dataclasses too) as JSON; the file appears whole or not at all."""
+    """Writes `value`, dataclasses too, as JSON; the file appears whole or not."""
     text = json.dumps(value, indent=2, default=dataclasses.asdict) + "\n"
     part = path.with_name(path.name + ".tmp")
     part.write_text(text, encoding="utf-8")

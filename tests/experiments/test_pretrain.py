@@ -23,9 +23,10 @@ SMALL = [
 
 
 def start(workdir, *args):
+    program = [sys.executable, "experiments/pretrain.py", f"--workdir={workdir}"]
     return subprocess.Popen(
-        [sys.executable, "experiments/pretrain.py", f"--workdir={workdir}", *SMALL, *args],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [*program, *SMALL, *args], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
