@@ -68,7 +68,10 @@ class ModelConfig:
     attention_softcap: float | None = field(None, "scores become c * tanh(scores / c)")
     logits_softcap: float | None = field(None, "logits become c * tanh(logits / c)")
     attention_scale: float | None = field(None, "of the scores; None: 1 / sqrt(H)")
-    pattern: tuple[Layer, ...] = field((Layer(),), "layer l is pattern[l % len]")
+    window: int | None = field(None, "a position sees itself and window - 1 before it")
+    pattern: tuple[Layer, ...] = field(
+        (), "for layers that differ: layer l is pattern[l % len]; then window is unused"
+    )
 
     def __post_init__(self):
         for name in ("vocab_size", "num_layers", "width", "num_heads", "context"):
@@ -81,6 +84,8 @@ class ModelConfig:
                 f"num_kv_heads={self.num_kv_heads} must divide "
                 f"num_heads={self.num_heads}"
             )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1")
         if self.positions == "rope" and self.head_width % 2:
             raise ValueError(f"RoPE needs an even head_width, got {self.head_width}")
 
@@ -90,7 +95,14 @@ class ModelConfig:
 
     def layer(self, index: int) -> Layer:
         """The kind of layer number `index`, from 0."""
+        if not self.pattern:
+            return Layer(window=self.window)
         return self.pattern[index % len(self.pattern)]
+
+    @property
+    def period(self) -> int:
+        """After how many layers their kinds repeat."""
+        return max(1, len(self.pattern))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter, read off its name: `q_DNH` is (D, N, H)."""

@@ -79,7 +79,7 @@ def llmjax(spec):
         qkv_bias=True, out_bias=True, mlp_bias=True,
     )  # fmt: skip
     count = metrics.count(cfg)
-    host.start(host.cpu_devices_for(count.total, spec["batch_size"]))
+    host.start()
     mesh = sharding.make_mesh()
     jax.set_mesh(mesh)
     model = decoder.make(cfg)

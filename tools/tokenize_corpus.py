@@ -1,7 +1,7 @@
 """Tokenizes a corpus once, so that training starts at once.
 
     python tools/tokenize_corpus.py --output=data/wiki --source='wiki/*.jsonl.gz'
-    python tools/tokenize_corpus.py --output=data/code --source=code --tokenizer=data/wiki
+    python tools/tokenize_corpus.py --output=data/code --source=code --tokenizer=DIR
 
 The folder that it makes holds tokenizer.json and the tokens of the train and of the
 validation split. Give it to an experiment as --data.source.

@@ -52,7 +52,7 @@ def run(
 
 
 def _unrolled(cfg: ModelConfig, compute: ComputeConfig) -> bool:
-    if cfg.num_layers % len(cfg.pattern):
+    if cfg.num_layers % cfg.period:
         return True  # the last period is cut short: nothing to scan over
     if compute.layers == "auto":
         # Slicing one layer's weights out of the stack costs a CPU 5 to 13 %; an
@@ -62,13 +62,13 @@ def _unrolled(cfg: ModelConfig, compute: ComputeConfig) -> bool:
 
 
 def _scan(cfg, compute, blocks, x_BTD, context, cache):
-    period = len(cfg.pattern)
+    period = cfg.period
 
     def body(carry, params):
         x_BTD, cache, index = carry
         outputs = []
         for offset, layer_params in enumerate(unstack(params, period)):
-            block = _block(cfg, compute, cfg.pattern[offset])
+            block = _block(cfg, compute, cfg.layer(offset))
             x_BTD, cache = block(layer_params, x_BTD, context, cache, index + offset)
             outputs.append(x_BTD)
         return (x_BTD, cache, index + period), jnp.stack(outputs)

@@ -135,6 +135,19 @@ def test_hidden_states_are_all_given(case, layers):
     np.testing.assert_allclose(output.hiddens[0], embedded, atol=1e-6)
 
 
+def test_a_window_reaches_as_far_as_it_says(case):
+    """In L layers of window w a token is felt L * (w - 1) positions on, no further."""
+    cfg, params, tokens = case
+    cfg = dataclasses.replace(cfg, window=5, pattern=())
+    changed = tokens.copy()
+    changed[:, 10] = (changed[:, 10] + 1) % cfg.vocab_size
+    before, _ = logits(cfg, params, {"tokens": tokens})
+    after, _ = logits(cfg, params, {"tokens": changed})
+    felt = np.abs(before - after).max((0, 2)) > 0
+    last = 10 + cfg.num_layers * 4
+    assert felt[last] and not felt[last + 1 :].any()
+
+
 def test_init_does_not_run_the_model(monkeypatch):
     """Parameters come from their shapes; a forward pass would call attend."""
     from llmjax.nn import attention
