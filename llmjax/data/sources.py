@@ -19,8 +19,9 @@ RECORDS = (".array_record", ".arecord")
 KINDS = (*TEXT, ".jsonl", ".parquet", *RECORDS)
 
 WHOLE_FILE_BYTES = 2**20  # a larger text file is cut into passages
-PASSAGE_BYTES = 2**14  # a passage ends at the first blank line after these,
-LONGEST_PASSAGE_BYTES = 2**16  # or at the first end of a line after these
+PASSAGE_BYTES = 2**14  # a passage ends at the first blank line after these, or at the
+LONGEST_PASSAGE = 4  # first end of a line after so many times these
+MIN_PASSAGES = 64  # of a text that is cut: a small one gets shorter passages
 
 Split = Literal["train", "validation"]
 
@@ -34,21 +35,21 @@ def documents(
 ) -> Iterator[str]:
     """The documents of a corpus, always in the same order; empty ones are left out.
 
-    `spec` is `stdlib` (the source code of Python's standard library, as found on this
-    machine), or a comma-separated list of files, folders and glob patterns; what a
-    pattern or a folder holds comes sorted by path. A suffix says how a file is read:
+        `spec` is `stdlib` (the source code of Python's standard library, as found on this
+        machine), or a comma-separated list of files, folders and glob patterns; what a
+        pattern or a folder holds comes sorted by path. A suffix says how a file is read:
 
-    * `.txt`, `.md`, `.py`: a file is one document. A corpus that is one single text
-      file, and any text file above 1 MiB, is cut at blank lines into passages of about
-      16 KiB; a passage is then a document, so that there is something to hold out.
-    * `.jsonl`: a line is an object, whose field `column` is the document.
-    * `.parquet`: a row is a document, in the column `column`.
-    * `.array_record`, `.arecord`: a record is a document, in UTF-8.
+        * `.txt`, `.md`, `.py`: a file is one document. A corpus that is one single text
+    file, and any text file above 1 MiB, is cut at blank lines into passages of about
+          16 KiB, or a 64th of it; a passage is then a document, so that there is something
+          to hold out.    * `.jsonl`: a line is an object, whose field `column` is the document.
+        * `.parquet`: a row is a document, in the column `column`.
+        * `.array_record`, `.arecord`: a record is a document, in UTF-8.
 
-    Text and `.jsonl` may be compressed as `.gz`. With a `split`, only the documents of
-    that side are given; see `split_documents`.
+        Text and `.jsonl` may be compressed as `.gz`. With a `split`, only the documents of
+        that side are given; see `split_documents`.
 
-    Raises FileNotFoundError or ValueError, in one line that names the file.
+        Raises FileNotFoundError or ValueError, in one line that names the file.
     """
     texts = (text for text in _read_all(spec, column) if not text.isspace() and text)
     if split is not None:
@@ -189,7 +190,8 @@ def _decode(raw: bytes, file: str, offset_bytes: int) -> str:
 
 def _read_text(file: str, *, alone: bool) -> Iterator[str]:
     if alone or os.path.getsize(file) > WHOLE_FILE_BYTES:
-        raws = _passages(_read_lines(file))
+        size_bytes = min(PASSAGE_BYTES, os.path.getsize(file) // MIN_PASSAGES)
+        raws = _passages(_read_lines(file), size_bytes)
     else:
         raws = [b"".join(_read_lines(file))]
     offset_bytes = 0
@@ -198,14 +200,14 @@ def _read_text(file: str, *, alone: bool) -> Iterator[str]:
         offset_bytes += len(raw)
 
 
-def _passages(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Joins lines to passages of about 16 KiB, which joined are the text again."""
+def _passages(lines: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:
+    """Joins lines to passages of about that size, which joined are the text again."""
     passage, num_bytes = [], 0
     for line in lines:
         passage.append(line)
         num_bytes += len(line)
         is_blank = not line.strip()
-        if num_bytes >= (PASSAGE_BYTES if is_blank else LONGEST_PASSAGE_BYTES):
+        if num_bytes >= (size_bytes if is_blank else LONGEST_PASSAGE * size_bytes):
             yield b"".join(passage)
             passage, num_bytes = [], 0
     yield b"".join(passage)

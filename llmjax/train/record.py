@@ -49,7 +49,7 @@ class Recorder:
             self.history = self._writers[0].lines
         self._console = Console(highlight=False, quiet=not distributed.is_first())
         self._bar = Progress(
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=None),
             TextColumn("{task.description}"),
             TimeRemainingColumn(compact=True),
