@@ -5,7 +5,9 @@
     python experiments/pretrain.py --model=gpt2 --mesh=fsdp=8 --data.source=web.jsonl
 
 The defaults are the quickstart: a small decoder learns Python from the standard library
-of this machine. A run that is started again in its workdir resumes, to the bit.
+of this machine. A run that is started again in its workdir resumes, to the bit. The
+learning rates are tuned for that size; for a model of 100 M parameters begin with
+--optim.lr=1e-2 --optim.adam_lr_ratio=0.3.
 """
 
 import time
@@ -30,12 +32,10 @@ from llmjax.train.record import Recorder
 from llmjax.train.state import averaged
 from llmjax.train.step import make_step
 
-RUN = flags.define("", flags.Run(workdir="runs/pretrain", num_steps=1200))
+RUN = flags.define("", flags.Run(workdir="runs/pretrain", num_steps=1600))
 MODEL = flags.define_model("quickstart")
 DATA = flags.define("data", corpus.TextConfig())
-OPTIM = flags.define(
-    "optim", optim.OptimConfig(name="muon", lr=1e-2, schedule="linear")
-)
+OPTIM = flags.define("optim", optim.OptimConfig(lr=2e-2, adam_lr_ratio=6.0))
 TRAIN = flags.define("train", TrainConfig())
 COMPUTE = flags.define("compute", ComputeConfig())
 

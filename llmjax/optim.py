@@ -17,10 +17,10 @@ from llmjax.sharding import path_name
 class OptimConfig:
     """How parameters are updated."""
 
-    name: Literal["adamw", "lion", "adafactor", "muon"] = field("adamw", "optimizer")
-    lr: float = field(3e-3, "peak learning rate")
+    name: Literal["adamw", "lion", "adafactor", "muon"] = field("muon", "optimizer")
+    lr: float = field(1e-2, "peak learning rate; a third of it suits adamw")
     schedule: Literal["cosine", "linear", "wsd", "constant"] = field(
-        "cosine", "decay after warm-up; wsd stays at the peak until decay_fraction"
+        "linear", "decay after warm-up; wsd stays at the peak until decay_fraction"
     )
     warmup_fraction: float = field(0.02, "share of the steps spent warming up")
     decay_fraction: float = field(0.3, "wsd: share of the steps that decay, at the end")

@@ -37,6 +37,12 @@ class Mixture:
         return self.sources[0].context
 
     @property
+    def fill(self) -> float:
+        """The share of positions that are not padding."""
+        shares = [w * s.fill for w, s in zip(self.weights, self.sources, strict=True)]
+        return sum(shares) / sum(self.weights)
+
+    @property
     def fingerprint(self) -> str:
         """Equal where every row is; in hexadecimal."""
         parts = [source.fingerprint for source in self.sources]

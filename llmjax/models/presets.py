@@ -44,7 +44,7 @@ def from_depth(depth: int, vocab_size: int = 2048, context: int = 256) -> ModelC
 PRESETS = {
     "tiny": ModelConfig(num_layers=2, width=64, num_heads=4, num_kv_heads=2,
                         head_width=16, ff_width=192, context=128),
-    "quickstart": from_depth(6, vocab_size=4096),
+    "quickstart": from_depth(4, vocab_size=4096),
     "gpt2": _gpt2(12, 768, 12),
     "gpt2_medium": _gpt2(24, 1024, 16),
     "gpt2_large": _gpt2(36, 1280, 20),

@@ -38,7 +38,7 @@ def announce(
     console.print(
         f"text: {text.num_bytes / MIB:.1f} MiB to learn, "
         f"{text.validation.store.meta.num_bytes / MIB:.2f} MiB held out, "
-        f"{cfg.vocab_size} tokens in the vocabulary"
+        f"{cfg.vocab_size} tokens in the vocabulary, rows {text.train.fill:.1%} full"
     )
     console.print(
         f"model: {size.total / 1e6:.2f} M parameters ({size.non_embedding / 1e6:.2f} M "
