@@ -35,21 +35,22 @@ def documents(
 ) -> Iterator[str]:
     """The documents of a corpus, always in the same order; empty ones are left out.
 
-        `spec` is `stdlib` (the source code of Python's standard library, as found on this
-        machine), or a comma-separated list of files, folders and glob patterns; what a
-        pattern or a folder holds comes sorted by path. A suffix says how a file is read:
+    `spec` is `stdlib` (the source code of Python's standard library, as found on this
+    machine), or a comma-separated list of files, folders and glob patterns; what a
+    pattern or a folder holds comes sorted by path. A suffix says how a file is read:
 
-        * `.txt`, `.md`, `.py`: a file is one document. A corpus that is one single text
-    file, and any text file above 1 MiB, is cut at blank lines into passages of about
-          16 KiB, or a 64th of it; a passage is then a document, so that there is something
-          to hold out.    * `.jsonl`: a line is an object, whose field `column` is the document.
-        * `.parquet`: a row is a document, in the column `column`.
-        * `.array_record`, `.arecord`: a record is a document, in UTF-8.
+    * `.txt`, `.md`, `.py`: a file is one document. A corpus that is one single text
+      file, and any text file above 1 MiB, is cut at blank lines into passages of about
+      16 KiB, or a 64th of a smaller one; a passage is then a document, so that there is
+      something to hold out.
+    * `.jsonl`: a line is an object, whose field `column` is the document.
+    * `.parquet`: a row is a document, in the column `column`.
+    * `.array_record`, `.arecord`: a record is a document, in UTF-8.
 
-        Text and `.jsonl` may be compressed as `.gz`. With a `split`, only the documents of
-        that side are given; see `split_documents`.
+    Text and `.jsonl` may be compressed as `.gz`. With a `split`, only the documents of
+    that side are given; see `split_documents`.
 
-        Raises FileNotFoundError or ValueError, in one line that names the file.
+    Raises FileNotFoundError or ValueError, in one line that names the file.
     """
     texts = (text for text in _read_all(spec, column) if not text.isspace() and text)
     if split is not None:
