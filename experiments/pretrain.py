@@ -32,7 +32,7 @@ from llmjax.train.record import Recorder
 from llmjax.train.state import averaged
 from llmjax.train.step import make_step
 
-RUN = flags.define("", flags.Run(workdir="runs/pretrain", num_steps=1600))
+RUN = flags.define("", flags.Run(workdir="runs/pretrain", num_steps=1200))
 MODEL = flags.define_model("quickstart")
 DATA = flags.define("data", corpus.TextConfig())
 OPTIM = flags.define("optim", optim.OptimConfig(lr=2e-2, adam_lr_ratio=6.0))

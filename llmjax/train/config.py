@@ -14,6 +14,6 @@ class TrainConfig:
     z_loss: float = field(1e-4, "weight of logsumexp^2 in the objective")
     ema_decay: float = field(0.0, "of an average of the weights; 0: none is kept")
     log_every: int = field(10, "steps between lines of metrics.jsonl")
-    eval_every: int = field(800, "steps between evaluations; 0: only at the end")
-    save_every: int = field(400, "steps between checkpoints; the last is always kept")
+    eval_every: int = field(600, "steps between evaluations; 0: only at the end")
+    save_every: int = field(300, "steps between checkpoints; the last is always kept")
     profile_at: int = field(0, "first of three steps to trace into workdir/profile")
