@@ -69,7 +69,7 @@ def main():
         sample = partial(
             complete, model, tokenizer=text.tokenizer, prompts=text.prompts(),
             max_new_tokens=min(64, cfg.context // 2), context=cfg.context,
-            temperature=0.5,
+            temperature=0.8,
         )  # fmt: skip
         samples = {"before training": sample(averaged(state))}
 
