@@ -1,11 +1,9 @@
 """Scaled dot-product attention (Vaswani et al. 2017) with grouped keys and values.
 
 One entry, `attend`, and three kernels with the same result: `reference` holds all T x S
-scores; `chunked` goes by blocks of queries and skips what the mask hides; `cudnn` is
-NVIDIA's fused one.
+scores; `chunked` goes by blocks of queries, skips what the mask hides, and knows no
+softcap; `cudnn` is NVIDIA's fused one.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +41,10 @@ def attend(
     K = k_BSKH.shape[2]
     # Scaling q once costs less than scaling all scores.
     q_BTKGH = (q_BTNH * scale).reshape(B, T, K, N // K, H)
-    run = _chunked if kernel == "chunked" else _block
-    out_BTKGH = run(q_BTKGH, k_BSKH, v_BSKH, mask, softcap)
+    if kernel == "chunked" and softcap is None:
+        out_BTKGH = _chunked(q_BTKGH, k_BSKH, v_BSKH, mask)
+    else:
+        out_BTKGH = _reference(q_BTKGH, k_BSKH, v_BSKH, mask, softcap)
     return out_BTKGH.reshape(B, T, N, H)
 
 
@@ -65,11 +65,11 @@ def _choose(q_BTNH, k_BSKH, mask: Mask, softcap) -> str:
     )
     if fits_cudnn:
         return "cudnn"
-    return "chunked" if T > MIN_BLOCK else "reference"
+    return "chunked" if T > MIN_BLOCK and softcap is None else "reference"
 
 
-def _block(q_BTKGH, k_BSKH, v_BSKH, mask: Mask, softcap, start=0, low=0):
-    """Queries start.. against keys low.., all at once."""
+def _scores(q_BTKGH, k_BSKH, mask: Mask, start: int, low: int, softcap=None):
+    """float32 scores of queries start.. and keys low.., the lowest where hidden."""
     T, S = q_BTKGH.shape[1], k_BSKH.shape[1]
     scores_BKGTS = jnp.einsum(
         "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
@@ -77,31 +77,83 @@ def _block(q_BTKGH, k_BSKH, v_BSKH, mask: Mask, softcap, start=0, low=0):
     if softcap is not None:
         scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
     seen_BTS = mask.dense(slice(start, start + T), slice(low, low + S))
-    if seen_BTS is not None:
-        hidden = jnp.finfo(jnp.float32).min
-        scores_BKGTS = jnp.where(seen_BTS[:, None, None], scores_BKGTS, hidden)
+    if seen_BTS is None:
+        return scores_BKGTS
+    hidden = jnp.finfo(jnp.float32).min
+    return jnp.where(seen_BTS[:, None, None], scores_BKGTS, hidden)
+
+
+def _reference(q_BTKGH, k_BSKH, v_BSKH, mask: Mask, softcap):
+    scores_BKGTS = _scores(q_BTKGH, k_BSKH, mask, 0, 0, softcap)
     weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
 
 
-def _chunked(q_BTKGH, k_BSKH, v_BSKH, mask: Mask, softcap):
-    """Blocks of queries, each against the keys that it may see; see Dao et al. (2022).
+@jax.custom_vjp
+def _chunked(q_BTKGH, k_BSKH, v_BSKH, mask: Mask):
+    """Blocks of queries, each against the keys that it may see (Dao et al. 2022).
 
-    Backward makes a block's scores again, so that none outlive their block. (On a CPU,
-    XLA keeps them: it sees that it has computed them before.)
+    Kept for backward are the output and a logsumexp for each query; the scores are made
+    again there. (On a CPU, XLA sees that it has made them before, and keeps those.)
     """
-    T, S = q_BTKGH.shape[1], k_BSKH.shape[1]
+    return _chunked_fwd(q_BTKGH, k_BSKH, v_BSKH, mask)[0]
+
+
+def _blocks(mask: Mask, T: int, S: int):
+    """(start, stop, low, high): which queries, and which keys they can see at most."""
     size = max(min(T // 4, MAX_BLOCK), MIN_BLOCK, -(-T // MAX_BLOCKS))
-    out = []
     for start in range(0, T, size):
         stop = min(start + size, T)
-        low, high = mask.key_range(start, stop, S)
-        block = jax.checkpoint(
-            partial(_block, mask=mask, softcap=softcap, start=start, low=low)
+        yield start, stop, *mask.key_range(start, stop, S)
+
+
+def _chunked_fwd(q_BTKGH, k_BSKH, v_BSKH, mask: Mask):
+    out, lse = [], []
+    for start, stop, low, high in _blocks(mask, q_BTKGH.shape[1], k_BSKH.shape[1]):
+        q_block, k_block = q_BTKGH[:, start:stop], k_BSKH[:, low:high]
+        scores_BKGTS = _scores(q_block, k_block, mask, start, low)
+        most_BKGT1 = scores_BKGTS.max(-1, keepdims=True)
+        weights_BKGTS = jnp.exp(scores_BKGTS - most_BKGT1)
+        total_BKGT1 = weights_BKGTS.sum(-1, keepdims=True)
+        weights_BKGTS = weights_BKGTS.astype(v_BSKH.dtype)
+        mixed = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH[:, low:high])
+        out.append(mixed / jnp.einsum("BKGTS->BTKGS", total_BKGT1).astype(mixed.dtype))
+        lse.append(most_BKGT1 + jnp.log(total_BKGT1))
+    out_BTKGH = jnp.concatenate(out, axis=1)
+    return out_BTKGH, (q_BTKGH, k_BSKH, v_BSKH, mask, out_BTKGH, lse)
+
+
+def _chunked_bwd(kept, d_out_BTKGH):
+    q_BTKGH, k_BSKH, v_BSKH, mask, out_BTKGH, lse = kept
+    T, S = q_BTKGH.shape[1], k_BSKH.shape[1]
+    d_q, d_k_BKHS, d_v_BKHS = [], 0, 0
+    for index, (start, stop, low, high) in enumerate(_blocks(mask, T, S)):
+        q_block, k_block = q_BTKGH[:, start:stop], k_BSKH[:, low:high]
+        d_out = d_out_BTKGH[:, start:stop]
+        scores_BKGTS = _scores(q_block, k_block, mask, start, low)
+        weights_BKGTS = jnp.exp(scores_BKGTS - lse[index])
+        product = d_out.astype(jnp.float32) * out_BTKGH[:, start:stop]
+        mean_BKGT1 = jnp.einsum("BTKGH->BKGT", product)[..., None]
+        d_weights = jnp.einsum(
+            "BTKGH,BSKH->BKGTS", d_out, v_BSKH[:, low:high],
+            preferred_element_type=jnp.float32,
+        )  # fmt: skip
+        d_scores = (weights_BKGTS * (d_weights - mean_BKGT1)).astype(q_BTKGH.dtype)
+        weights_BKGTS = weights_BKGTS.astype(q_BTKGH.dtype)
+        # H x S products, padded to all keys: faster on a CPU than their transposes.
+        around = [(0, 0)] * 3 + [(low, S - high)]
+        d_v = jnp.einsum("BTKGH,BKGTS->BKHS", d_out, weights_BKGTS)
+        d_k = jnp.einsum("BTKGH,BKGTS->BKHS", q_block, d_scores)
+        d_v_BKHS, d_k_BKHS = (
+            d_v_BKHS + jnp.pad(d_v, around),
+            d_k_BKHS + jnp.pad(d_k, around),
         )
-        queries, keys = slice(start, stop), slice(low, high)
-        out.append(block(q_BTKGH[:, queries], k_BSKH[:, keys], v_BSKH[:, keys]))
-    return jnp.concatenate(out, axis=1)
+        d_q.append(jnp.einsum("BKGTS,BSKH->BTKGH", d_scores, k_block))
+    d_k_BSKH, d_v_BSKH = (jnp.einsum("BKHS->BSKH", d) for d in (d_k_BKHS, d_v_BKHS))
+    return jnp.concatenate(d_q, axis=1), d_k_BSKH, d_v_BSKH, None
+
+
+_chunked.defvjp(_chunked_fwd, _chunked_bwd)
 
 
 def _cudnn(q_BTNH, k_BSKH, v_BSKH, mask: Mask, scale):

@@ -51,17 +51,24 @@ def make_step(
 
 
 def _update(tx, state: TrainState, grads, finite, ema_decay: float) -> TrainState:
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    extras = dict(state.extras)
-    if "ema" in extras:
-        extras["ema"] = jax.tree.map(
-            lambda old, new: old + (1 - ema_decay) * (new - old), extras["ema"], params
-        )
+    def apply(params, opt_state, extras, grads):
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        if "ema" in extras:
+            ema = jax.tree.map(
+                lambda old, new: old + (1 - ema_decay) * (new - old),
+                extras["ema"],
+                params,
+            )
+            extras = extras | {"ema": ema}
+        return params, opt_state, extras
+
+    def keep(params, opt_state, extras, grads):
+        return params, opt_state, extras
+
     old = (state.params, state.opt_state, state.extras)
-    new = (params, opt_state, extras)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
-    return TrainState(state.step + 1, kept[0], kept[1], state.key, kept[2])
+    params, opt_state, extras = jax.lax.cond(finite, apply, keep, *old, grads)
+    return TrainState(state.step + 1, params, opt_state, state.key, extras)
 
 
 def _accumulate(value_and_grad, params, batch, key, num: int):
