@@ -51,16 +51,18 @@ def _tokens(spec) -> np.ndarray:
     return np.random.default_rng(1).integers(0, spec["V"], shape)
 
 
-def _weights(spec) -> dict[str, np.ndarray]:
-    """The matrices that all programs start from; biases start at 0, scales at 1."""
+def _shapes(spec) -> dict[str, tuple[int, ...]]:
+    """The matrices, [in, out], those of all layers stacked."""
     V, L, D, T = (spec[name] for name in "VLDT")
-    shapes = dict(
-        wte=(V, D), wpe=(T, D), qkv=(L, D, 3 * D), o=(L, D, D), up=(L, D, 4 * D),
-        down=(L, 4 * D, D),
-    )  # fmt: skip
-    rng = np.random.default_rng(0)
-    std = np.float32(0.02)
-    return {k: std * rng.standard_normal(s, np.float32) for k, s in shapes.items()}
+    shapes = {name: (L, D, D) for name in "qkvo"}
+    return shapes | dict(wte=(V, D), wpe=(T, D), up=(L, D, 4 * D), down=(L, 4 * D, D))
+
+
+def _draw(spec, name: str) -> np.ndarray:
+    """A matrix that all programs start from; biases start at 0, scales at 1."""
+    shapes = _shapes(spec)
+    rng = np.random.default_rng(list(shapes).index(name))
+    return np.float32(0.02) * rng.standard_normal(shapes[name], np.float32)
 
 
 def llmjax(spec):
@@ -94,7 +96,7 @@ def llmjax(spec):
     )  # fmt: skip
     state = init_state(model.init, tx, mesh, jax.random.key(0))
     if spec["same_weights"]:
-        state = state._replace(params=_fill(state.params, _weights(spec)))
+        state = state._replace(params=_fill(state.params, spec))
     step_fn = make_step(functools.partial(losses.next_token, model), tx, state)
     tokens = _tokens(spec).astype(np.int32)
     batch = dict(tokens=tokens[:, :-1], targets=tokens[:, 1:])
@@ -117,21 +119,22 @@ def llmjax(spec):
     }
 
 
-def _fill(params, weights):
-    """The parameter tree with the matrices of `_weights`, laid out as it was."""
+def _fill(params, spec):
+    """The parameter tree with the matrices of `_draw`, laid out as it was."""
     import jax
 
-    q, k, v = np.split(weights["qkv"], 3, axis=-1)
-    new = dict(
-        embed_VD=weights["wte"], positions_TD=weights["wpe"], q_DNH=q, k_DKH=k,
-        v_DKH=v, o_NHD=weights["o"], up_DF=weights["up"], down_FD=weights["down"],
+    names = dict(
+        embed_VD="wte", positions_TD="wpe", q_DNH="q", k_DKH="k", v_DKH="v",
+        o_NHD="o", up_DF="up", down_FD="down",
     )  # fmt: skip
 
     def fill(path, leaf):
-        value = new.get(path[-1].key)
-        if value is None:
+        name = names.get(path[-1].key)
+        if name is None:
             return leaf
-        return jax.device_put(value.reshape(leaf.shape), leaf.sharding)
+        leaf.delete()  # or the peak of memory would be that of this exchange
+        value = _draw(spec, name).reshape(leaf.shape)
+        return jax.device_put(value, leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(fill, params)
 
@@ -145,7 +148,7 @@ def eager(spec, compiled=False):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     p = {
         name: torch.nn.Parameter(torch.from_numpy(value).to(device))
-        for name, value in _unstacked(_weights(spec)).items()
+        for name, value in _by_layer(spec).items()
     }
     tokens = torch.from_numpy(_tokens(spec)).to(device)
 
@@ -173,21 +176,24 @@ def eager(spec, compiled=False):
     return _torch_step(lambda: forward(inputs, targets), p.values(), device), {}
 
 
-def _unstacked(weights) -> dict[str, np.ndarray]:
+def _by_layer(spec) -> dict[str, np.ndarray]:
     """PyTorch's arrays by name: matrices [out, in] per layer, biases, scales."""
-    named = {"wte": weights["wte"], "wpe": weights["wpe"]}
-    num_layers, width = weights["o"].shape[:2]
+    named = {name: _draw(spec, name) for name in ("wte", "wpe")}
     for name in ("qkv", "o", "up", "down"):
-        for i, matrix in enumerate(weights[name]):
+        stacked = np.concatenate([_draw(spec, n) for n in _parts(name)], axis=-1)
+        for i, matrix in enumerate(stacked):
             named[f"{name}.{i}"] = np.ascontiguousarray(matrix.T)
             named[f"{name}.{i}.bias"] = np.zeros(matrix.shape[1], np.float32)
-    norms = [
-        f"{n}.{i}" for n in ("attention_norm", "mlp_norm") for i in range(num_layers)
-    ]
+    norms = ("attention_norm", "mlp_norm")
+    norms = [f"{norm}.{i}" for norm in norms for i in range(spec["L"])]
     for name in (*norms, "final_norm"):
-        named[f"{name}.scale"] = np.ones(width, np.float32)
-        named[f"{name}.bias"] = np.zeros(width, np.float32)
+        named[f"{name}.scale"] = np.ones(spec["D"], np.float32)
+        named[f"{name}.bias"] = np.zeros(spec["D"], np.float32)
     return named
+
+
+def _parts(name: str) -> str | list[str]:
+    return "qkv" if name == "qkv" else [name]
 
 
 def _torch_step(forward, params, device):
@@ -222,16 +228,19 @@ def transformers(spec):
     )  # fmt: skip
     model = GPT2LMHeadModel(config).to(device).train()
     if spec["same_weights"]:
-        weights = _weights(spec)
-        names = dict(
+        layers = dict(
             qkv="attn.c_attn", o="attn.c_proj", up="mlp.c_fc", down="mlp.c_proj"
         )
-        new = {f"{name}.weight": weights[name] for name in ("wte", "wpe")}
-        for name, theirs in names.items():
-            for i, matrix in enumerate(weights[name]):
-                new[f"h.{i}.{theirs}.weight"] = matrix
-        tensors = {name: torch.from_numpy(value) for name, value in new.items()}
-        model.transformer.load_state_dict(tensors, strict=False)
+        theirs = dict(model.transformer.named_parameters())
+        with torch.no_grad():
+            for name, value in _by_layer(spec).items():
+                kind, _, layer = name.partition(".")
+                if kind in layers and layer.isdigit():
+                    theirs[f"h.{layer}.{layers[kind]}.weight"].copy_(
+                        torch.from_numpy(value.T)
+                    )
+                elif kind in ("wte", "wpe"):
+                    theirs[f"{kind}.weight"].copy_(torch.from_numpy(value))
     tokens = torch.from_numpy(_tokens(spec)).to(device)
     # It would shift labels itself; here the targets are given, as to the others.
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
