@@ -20,6 +20,9 @@ def start(cpu_devices: int = 1, cache_dir: str = "") -> None:
     """
     _keep_freed_memory()
     jax.config.update("jax_num_cpu_devices", cpu_devices)
+    # A collective that waits for another device holds a thread, and several of a step
+    # may wait at once: with as many threads as devices they can lock each other out.
+    os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 4 * (cpu_devices - 1))))
     if cpu_devices == 1:
         # Steps that run on the calling thread reuse one heap; on a pool's threads they
         # would take two to three times the memory, and be no faster.

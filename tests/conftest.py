@@ -5,6 +5,8 @@ import tempfile
 
 # Before jax is imported, and so that programs started by a test stay on the CPU too.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads for collectives that wait for each other's devices; see llmjax/host.py.
+os.environ.setdefault("NPROC", "32")
 
 import jax
 import pytest
