@@ -64,7 +64,7 @@ def main():
             ema=knobs.ema_decay > 0, init_from=loaded and loaded.params,
         )  # fmt: skip
         start = int(state.step)
-        flags.save(run.workdir)
+        flags.save(folder)
         outputs.announce(folder, config, text, state, mesh)
         sample = partial(
             complete, model, tokenizer=text.tokenizer, prompts=text.prompts(),

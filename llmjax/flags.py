@@ -110,7 +110,7 @@ def run(main: Callable[[], None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def save(workdir: str) -> None:
+def save(workdir: str | os.PathLike) -> None:
     """Writes the flags that were given to `workdir`/flags.txt, except absl's own.
 
     `--flagfile=$workdir/flags.txt` repeats the run.

@@ -1,0 +1,1 @@
+"""Models as pure functions, and their presets."""

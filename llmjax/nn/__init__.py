@@ -1,0 +1,1 @@
+"""Flax cells: parameters by name, and what they do."""

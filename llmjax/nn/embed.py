@@ -43,5 +43,5 @@ def readout(
 ) -> jax.Array:
     """float32 logits of hidden states with any leading axes."""
     weight_DV = weight_DV.astype(hidden.dtype)
-    logits = linear("...D,DV->...V", hidden, weight_DV).astype(jnp.float32)
+    logits = linear("...D,DV->...V", hidden, weight_DV, jnp.float32)
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)

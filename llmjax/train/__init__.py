@@ -1,0 +1,1 @@
+"""State, step, loop, hooks, and what a run leaves behind."""

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from llmjax.checkpoint import Checkpoints
+from llmjax.metrics import reduce_metrics
 from llmjax.train.config import TrainConfig
 from llmjax.train.loop import Hook
 from llmjax.train.record import Recorder
@@ -55,11 +56,9 @@ class Log:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        norms = metrics["grad_norms"]
-        sums = {
-            k: v for k, v in jax.device_get(dict(metrics)).items() if v is not norms
-        }
-        figures = {k: mean(v) for k, v in sums.items() if k != "grad_norms"}
+        metrics = dict(metrics)
+        norms = metrics.pop("grad_norms")
+        figures = reduce_metrics(metrics)
         if not math.isfinite(figures["grad_norm"]):
             raise FloatingPointError(_name_first_bad(step, figures["loss"], norms))
         now = time.perf_counter()
@@ -69,13 +68,6 @@ class Log:
         }
         self._last_secs = now
         self._write(step, figures)
-
-
-def mean(value: Any) -> float:
-    """A metric as a float: a (sum, count) pair is divided."""
-    if isinstance(value, tuple):
-        return float(value[0]) / max(float(value[1]), 1.0)
-    return float(value)
 
 
 def _name_first_bad(step: int, loss: float, norms) -> str:

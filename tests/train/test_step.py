@@ -9,6 +9,7 @@ import pytest
 
 from llmjax import losses, optim, sharding
 from llmjax.config import ComputeConfig, ModelConfig
+from llmjax.metrics import reduce_metrics
 from llmjax.models import decoder
 from llmjax.train import hooks
 from llmjax.train.state import init_state
@@ -60,7 +61,7 @@ def run(spec, num_devices=8, num_steps=10, **kwargs):
         for number in range(num_steps):
             batch = jax.device_put(make_batch(number), sharding.batch_sharding(mesh))
             state, metrics = step(state, batch)
-            found.append(hooks.mean(jax.device_get(metrics["loss"])))
+            found.append(reduce_metrics({"loss": metrics["loss"]})["loss"])
     return np.array(found), state
 
 
