@@ -85,7 +85,6 @@ def llmjax(spec):
     count = metrics.count(cfg)
     host.start()
     mesh = sharding.make_mesh()
-    jax.set_mesh(mesh)
     model = decoder.make(cfg)
     tx, _ = optim.make(
         optim.OptimConfig(
@@ -105,7 +104,8 @@ def llmjax(spec):
 
     def step():
         nonlocal state
-        state, figures = step_fn(state, batch)
+        with jax.set_mesh(mesh):
+            state, figures = step_fn(state, batch)
         total, number = figures["loss"]
         return float(total) / float(number)
 
