@@ -23,7 +23,7 @@ from llmjax.data.batches import Batches
 from llmjax.data.prefetch import Prefetch
 from llmjax.generate import complete
 from llmjax.load import load
-from llmjax.models import decoder
+from llmjax.models import transformer
 from llmjax.train import hooks, outputs, workdir
 from llmjax.train.config import TrainConfig
 from llmjax.train.evaluate import make_evaluate
@@ -51,7 +51,7 @@ def main():
     text = corpus.prepare(DATA(), folder, cfg.context, is_first=distributed.is_first())
     cfg = cfg if loaded else cfg.with_vocab(text.tokenizer.vocab_size)
     batches = Batches(text.train, knobs.batch_size, run.seed, **distributed.share())
-    model = decoder.make(cfg, COMPUTE())
+    model = transformer.make(cfg, COMPUTE())
     tx, schedule = optim.make(OPTIM(), run.num_steps)
     config = dict(
         experiment="pretrain", seed=run.seed, num_steps=run.num_steps, model=cfg,

@@ -68,7 +68,7 @@ class Checkpoints:
         meta = json.loads(json.dumps(meta))  # a copy: it is written later, in a thread
         items = dict(state=args.PyTreeSave(state), meta=args.JsonSave(meta))
         self._saving = step
-        with _explained(f"step {step} was not saved in {self.directory}"):
+        with explained(f"step {step} was not saved in {self.directory}"):
             self._manager.save(step, args=args.Composite(**items), force=True)
         return True
 
@@ -96,7 +96,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when the save that is under way has ended."""
         try:
-            with _explained(f"step {self._saving} was not saved in {self.directory}"):
+            with explained(f"step {self._saving} was not saved in {self.directory}"):
                 self._manager.wait_until_finished()
         except CheckpointError:
             # orbax has lost count of what is on disk.
@@ -135,6 +135,17 @@ def read_meta(directory: str | os.PathLike, step: int | None = None) -> dict:
     """Only the JSON page of a stored state."""
     with _reader(directory) as manager:
         return _read_meta(manager, _pick_step(manager, step))
+
+
+def array_folder(
+    directory: str | os.PathLike, step: int | None = None
+) -> tuple[pathlib.Path, dict[str, tuple]]:
+    """Where the arrays of a stored state are, and {path: (shape, dtype)} of them."""
+    with _reader(directory) as manager:
+        step = _pick_step(manager, step)
+        with _damage_explained(manager, step):
+            types = _types(manager.item_metadata(step).state.tree, keys_as_data=True)
+        return manager.directory / str(step) / "state", types
 
 
 def compare_trees(stored: Mapping, expected: Mapping) -> list[str]:
@@ -326,14 +337,14 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 
 
 def _damage_explained(manager, step: int):
-    return _explained(
+    return explained(
         f"step {step} in {manager.directory} is damaged; move "
         f"{manager.directory / str(step)} away to go on from the step before"
     )
 
 
 @contextlib.contextmanager
-def _explained(message: str):
+def explained(message: str):
     """Any exception inside becomes a CheckpointError of one line.
 
     Over a damaged file orbax raises KeyError, JSONDecodeError, plain Exception...

@@ -31,17 +31,23 @@ class RopeScaling:
 class Layer:
     """What may differ from one layer to the next; see `ModelConfig.pattern`."""
 
-    window: int | None = None  # a position sees itself and window - 1 before it
-    rope: bool = True
+    window: int | None = None  # see ModelConfig.window
+    rope: Literal["global", "local", "none"] = "global"  # which rotary base, if any
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a decoder computes. The defaults are a small Llama.
+    """What a transformer computes. The defaults are a small Llama.
 
-    Two models with equal configs and equal parameters give equal logits; everything
-    that only changes speed or memory is in `ComputeConfig`.
+    Alone, a decoder or an encoder; a decoder whose `encoder` is given attends to what
+    that one makes of a source text. Two models with equal configs and equal parameters
+    give equal logits; what only changes speed or memory is in `ComputeConfig`.
     """
+
+    structure: Literal["decoder", "encoder"] = field(
+        "decoder", "a decoder's tokens see those before them, an encoder's see all"
+    )
+    encoder: "ModelConfig | None" = dataclasses.field(default=None)
 
     vocab_size: int = field(256, "V: number of token ids")
     num_layers: int = field(4, "L: number of blocks")
@@ -51,27 +57,74 @@ class ModelConfig:
     head_width: int = field(32, "H: width of one head")
     ff_width: int = field(352, "F: width of the feed-forward layer")
     context: int = field(256, "longest sequence, in tokens")
+
     norm: Literal["rms", "layer"] = field("rms", "RMSNorm or LayerNorm")
     norm_eps: float = field(1e-5, "added to the variance")
+    norm_bias: bool = field(True, "LayerNorm has a bias")
+    norm_plus_one: bool = field(False, "norms scale by 1 + the parameter (Gemma)")
+    norms: Literal["pre", "post", "sandwich", "output"] = field(
+        "pre",
+        "pre: x + f(norm(x)); post: norm(x + f(x)); output: x + norm(f(x)); sandwich: "
+        "x + norm(f(norm(x)))",
+    )
+    first_norm: bool = field(True, "the first block normalises what attention reads")
+    final_norm: bool = field(True, "a norm after the last block")
+    parallel: bool = field(False, "attention and feed-forward read the same x")
+
     activation: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"] = field(
         "silu", "of the feed-forward layer; gelu is the exact one (erf)"
     )
     gated: bool = field(True, "gated feed-forward layer (SwiGLU, GeGLU)")
-    positions: Literal["rope", "learned", "none"] = field("rope", "position encoding")
-    rope_theta: float = field(10000.0, "base of the rotary frequencies")
-    rope_scaling: RopeScaling | None = field(None, "context extension of RoPE")
-    tied: bool = field(True, "the head is the transposed embedding table")
     qkv_bias: bool = field(False, "biases on the query, key and value projections")
     out_bias: bool = field(False, "bias on the attention output projection")
     mlp_bias: bool = field(False, "biases in the feed-forward layer")
-    qk_norm: bool = field(False, "RMSNorm on each query and key head before RoPE")
+
+    qk_norm: Literal["none", "head", "full"] = field(
+        "none", "RMSNorm on queries and keys before RoPE: of each head, or all at once"
+    )
     attention_softcap: float | None = field(None, "scores become c * tanh(scores / c)")
-    logits_softcap: float | None = field(None, "logits become c * tanh(logits / c)")
     attention_scale: float | None = field(None, "of the scores; None: 1 / sqrt(H)")
-    window: int | None = field(None, "a position sees itself and window - 1 before it")
+    window: int | None = field(
+        None, "a position sees less than so many on, an encoder's to both sides"
+    )
     pattern: tuple[Layer, ...] = field(
         (), "for layers that differ: layer l is pattern[l % len]; then window is unused"
     )
+
+    positions: Literal["rope", "learned", "sinusoidal", "relative", "none"] = field(
+        "rope", "position encoding; relative is T5's bias on the scores"
+    )
+    position_offset: int = field(0, "rows of the learned table before position 0")
+    position_skips_id: int | None = field(
+        None, "tokens of this id, padding, are not counted in positions (RoBERTa)"
+    )
+    rope_theta: float = field(10000.0, "base of the rotary frequencies")
+    rope_scaling: RopeScaling | None = field(None, "context extension of RoPE")
+    rope_width: int | None = field(None, "how much of a head is rotated; None: all")
+    local_rope_theta: float = field(10000.0, "base in layers whose rope is local")
+    local_rope_scaling: RopeScaling | None = field(None, "the same for those layers")
+    relative_buckets: int = field(32, "U: distances that relative positions tell apart")
+    relative_distance: int = field(128, "distances beyond share the last bucket")
+    relative_shared: bool = field(True, "one table for all layers, or one each (UMT5)")
+
+    own_embedding: bool = field(True, "False: an encoder that uses its decoder's table")
+    embed_scale: float = field(1.0, "token embeddings are multiplied by it")
+    embed_norm: bool = field(False, "a norm on the sum of all embeddings")
+    num_token_types: int = field(0, "Y: kinds of tokens with an embedding each (BERT)")
+
+    head: Literal["lm", "classes", "none"] = field(
+        "lm", "logits of token ids, of classes for the whole text, or no head"
+    )
+    tied: bool = field(True, "the head is the transposed embedding table")
+    head_scale: float = field(1.0, "hidden states times this go into the head (T5)")
+    head_bias: bool = field(False, "a bias on the logits")
+    head_transform: Literal["none", "norm", "tanh"] = field(
+        "none", "before the head: norm(act(dense(x))), as MLM heads, or tanh(dense(x))"
+    )
+    head_transform_bias: bool = field(True, "that dense layer has a bias")
+    pooling: Literal["first", "mean"] = field("first", "how a text becomes one vector")
+    num_classes: int = field(2, "O: outputs of a head of classes; 1 for regression")
+    logits_softcap: float | None = field(None, "logits become c * tanh(logits / c)")
 
     def __post_init__(self):
         for name in ("vocab_size", "num_layers", "width", "num_heads", "context"):
@@ -86,12 +139,27 @@ class ModelConfig:
             )
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1")
-        if self.positions == "rope" and self.head_width % 2:
-            raise ValueError(f"RoPE needs an even head_width, got {self.head_width}")
+        rope_width = self.rope_width or self.head_width
+        if self.positions == "rope" and (
+            rope_width % 2 or rope_width > self.head_width
+        ):
+            raise ValueError(
+                f"RoPE needs an even head_width or rope_width of at most "
+                f"{self.head_width}, got {rope_width}"
+            )
+        if self.encoder is not None:
+            self._check_encoder(self.encoder)
+
+    def _check_encoder(self, encoder: "ModelConfig"):
+        if (self.structure, encoder.structure) != ("decoder", "encoder"):
+            raise ValueError("only a decoder has an encoder, whose structure is so too")
+        if encoder.width != self.width:
+            raise ValueError(f"width={self.width} must be that of the encoder")
 
     def with_vocab(self, vocab_size: int) -> "ModelConfig":
         """The same model for another tokenizer."""
-        return dataclasses.replace(self, vocab_size=vocab_size)
+        encoder = self.encoder and self.encoder.with_vocab(vocab_size)
+        return dataclasses.replace(self, vocab_size=vocab_size, encoder=encoder)
 
     def layer(self, index: int) -> Layer:
         """The kind of layer number `index`, from 0."""
@@ -113,15 +181,18 @@ class ModelConfig:
         """The config that `dataclasses.asdict` wrote, read back from JSON."""
         fields = dict(fields)
         fields["pattern"] = tuple(Layer(**layer) for layer in fields["pattern"])
-        if fields["rope_scaling"] is not None:
-            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        for name in ("rope_scaling", "local_rope_scaling"):
+            fields[name] = fields[name] and RopeScaling(**fields[name])
+        fields["encoder"] = fields["encoder"] and cls.from_json(fields["encoder"])
         return cls(**fields)
 
     @property
     def sizes(self) -> dict[str, int]:
         return dict(
             V=self.vocab_size, L=self.num_layers, D=self.width, F=self.ff_width,
-            N=self.num_heads, K=self.num_kv_heads, H=self.head_width, T=self.context,
+            N=self.num_heads, K=self.num_kv_heads, H=self.head_width,
+            T=self.context + self.position_offset, U=self.relative_buckets,
+            Y=self.num_token_types, M=self.width, O=self.num_classes,
         )  # fmt: skip
 
 
@@ -129,7 +200,7 @@ class ModelConfig:
 class ComputeConfig:
     """How a model is computed: speed and memory, never (beyond rounding) the result.
 
-    `auto` asks the machine; see `llmjax.host`.
+    Dropout alone changes it, in training. `auto` asks the machine; see `llmjax.host`.
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = field(
@@ -141,6 +212,9 @@ class ComputeConfig:
     )
     attention: Literal["auto", "reference", "chunked", "cudnn"] = field(
         "auto", "the attention kernel"
+    )
+    dropout: float = field(
+        0.0, "share of the residual branches' values zeroed; only where a key is given"
     )
 
 

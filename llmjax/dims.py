@@ -25,6 +25,10 @@ ALPHABET = {
     "P": "image patches",
     "I": "image channels * pixels of a patch",
     "A": "samples per prompt",
+    "M": "width of the layer before a head",
+    "O": "outputs of a head of classes",
+    "U": "buckets of relative positions",
+    "Y": "token types",
 }
 
 _checking = contextvars.ContextVar("llmjax_dims_checking", default=False)

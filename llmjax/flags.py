@@ -86,8 +86,10 @@ def define_model(default: str) -> Callable[[], ModelConfig]:
     return read
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[..., None], *arguments: str) -> None:
     """Parses the flags, calls `main()` and exits.
+
+    arguments: the names of what a user gives beside flags; `main` is called with these.
 
     Bad flags exit with code 2. Bad input, which is a ValueError or an OSError, and an
     interrupt exit with code 1. All say so in a line, without a traceback unless given
@@ -99,9 +101,11 @@ def run(main: Callable[[], None]) -> None:
         try:
             # jax reports each kind of device that it did not find.
             logging.set_verbosity(logging.WARNING)
-            if argv[1:]:
+            if argv[1:] and not arguments:
                 raise absl_flags.Error(f"what is {argv[1]!r}? Flags are --name=value")
-            main()
+            if len(argv) - 1 != len(arguments):
+                raise absl_flags.Error(f"usage: {argv[0]} {' '.join(arguments)}")
+            main(*argv[1:])
         except (absl_flags.Error, *EXPECTED) as error:
             if FLAGS.debug:
                 raise
@@ -199,6 +203,8 @@ def _fields(prefix: str, cls: type) -> Iterator[tuple[str, str, Any, str]]:
         hint, plain = hints[item.name], _without_none(hints[item.name])[0]
         if any(dataclasses.is_dataclass(arg) for arg in typing.get_args(plain)):
             continue  # a tuple of dataclasses
+        if plain is cls:
+            continue  # an encoder in the config of its decoder: flags without end
         flag = f"{prefix}.{item.name}" if prefix else item.name
         is_nested = dataclasses.is_dataclass(plain)
         yield item.name, flag, plain if is_nested else hint, item.metadata.get("help")

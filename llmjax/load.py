@@ -11,7 +11,7 @@ from llmjax import checkpoint
 from llmjax.config import ModelConfig
 from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.interop import gguf, hf
-from llmjax.models import decoder
+from llmjax.models import transformer
 from llmjax.types import Params
 
 
@@ -38,7 +38,7 @@ def load(path: str | os.PathLike) -> Loaded:
         return _from_workdir(path)
     if (path / "config.json").is_file():
         cfg, params = hf.load(path)
-        return Loaded(cfg, params, _tokenizer(path, cfg))
+        return Loaded(cfg, params, read_tokenizer(path, cfg))
     raise FileNotFoundError(
         f"{path}: no model here; give a Hugging Face folder (config.json and "
         "safetensors), a .gguf file, or the workdir of a run"
@@ -52,12 +52,13 @@ def _from_workdir(path: Path) -> Loaded:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}/config.json: not a run's config ({error})") from None
-    abstract = jax.eval_shape(decoder.make(cfg).init, jax.random.key(0))
+    abstract = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
     params = checkpoint.read_params(path / "checkpoints", abstract)
-    return Loaded(cfg, params, _tokenizer(path, cfg))
+    return Loaded(cfg, params, read_tokenizer(path, cfg))
 
 
-def _tokenizer(folder: Path, cfg: ModelConfig) -> Tokenizer | None:
+def read_tokenizer(folder: Path, cfg: ModelConfig) -> Tokenizer | None:
+    """The tokenizer in a folder, if there is one and its ids are those of a model."""
     if not (folder / "tokenizer.json").is_file():
         return None
     tokenizer: Any = load_tokenizer(folder / "tokenizer.json")

@@ -90,7 +90,7 @@ def _names(cfg: ModelConfig) -> tuple[list[str], list[str], list[str], list[str]
     vectors = 2 * _norm(cfg)
     vectors += ["q_bias_NH", "k_bias_KH", "v_bias_KH"] * cfg.qkv_bias
     vectors += ["o_bias_D"] * cfg.out_bias
-    vectors += ["q_norm_H", "k_norm_H"] * cfg.qk_norm
+    vectors += ["q_norm_H", "k_norm_H"] * (cfg.qk_norm == "head")
     vectors += ["up_bias_F", "down_bias_D"] * cfg.mlp_bias
     vectors += ["gate_bias_F"] * (cfg.mlp_bias and cfg.gated)
     return embeddings, matrices, vectors, ["head_DV"]

@@ -21,11 +21,13 @@ class Output(NamedTuple):
     cache: the key/value cache with this batch appended; None without one.
     hiddens: on request, the residual stream: the embeddings, then the output of each
       block, the last one after the final norm (L + 1 arrays, each [B, T, D]).
+    encoder_hiddens: likewise of the encoder, where there is one.
     """
 
     hidden_BTD: Array
     cache: Any = None
     hiddens: tuple[Array, ...] | None = None
+    encoder_hiddens: tuple[Array, ...] | None = None
 
 
 class Model(NamedTuple):

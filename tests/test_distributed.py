@@ -18,7 +18,7 @@ PROGRAM = textwrap.dedent(
     from functools import partial
     from llmjax import distributed, losses, optim, sharding
     from llmjax.config import ModelConfig
-    from llmjax.models import decoder
+    from llmjax.models import transformer
     from llmjax.train.state import init_state
     from llmjax.train.step import make_step
 
@@ -34,7 +34,7 @@ PROGRAM = textwrap.dedent(
     first = jax.process_index() * rows
     batch = {name: array[first : first + rows] for name, array in batch.items()}
     batch = sharding.placer(mesh)(batch)
-    model = decoder.make(cfg)
+    model = transformer.make(cfg)
     tx, _ = optim.make(optim.OptimConfig(lr=1e-2), 10)
     found = []
     with jax.set_mesh(mesh):

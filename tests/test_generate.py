@@ -6,7 +6,7 @@ import pytest
 
 from llmjax.config import ModelConfig
 from llmjax.generate import generate, sample
-from llmjax.models import decoder
+from llmjax.models import transformer
 
 CFG = ModelConfig(
     vocab_size=23, num_layers=2, width=32, num_heads=4, num_kv_heads=2, head_width=8,
@@ -16,7 +16,7 @@ CFG = ModelConfig(
 
 @pytest.fixture(name="model", scope="module")
 def _model():
-    model = decoder.make(CFG)
+    model = transformer.make(CFG)
     params = jax.jit(model.init)(jax.random.key(0))
     # Sharper logits than at the start, so that greedy ids vary.
     return model, jax.tree.map(lambda leaf: 2.5 * leaf, params)

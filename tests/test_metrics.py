@@ -14,7 +14,7 @@ from jax.extend.core import jaxprs_in_params
 
 from llmjax import metrics
 from llmjax.config import ComputeConfig, Layer, ModelConfig
-from llmjax.models import decoder
+from llmjax.models import transformer
 
 GPT2 = ModelConfig(
     vocab_size=50257, num_layers=12, width=768, num_heads=12, num_kv_heads=12,
@@ -34,7 +34,7 @@ SMOLLM2_135M = ModelConfig(
 )  # fmt: skip
 ODD = ModelConfig(
     vocab_size=31, num_layers=3, width=12, num_heads=4, num_kv_heads=2, head_width=6,
-    ff_width=20, context=9, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True,
+    ff_width=20, context=9, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm="head",
     norm="layer", tied=False,
 )  # fmt: skip
 
@@ -67,7 +67,7 @@ def size(tree):
     ],
 )
 def test_counts_are_those_of_the_real_parameters(cfg):
-    params = jax.eval_shape(decoder.make(cfg).init, jax.random.key(0))
+    params = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
     counted = metrics.count(cfg)
     assert counted.total == size(params)
     assert counted.non_embedding == size((params["blocks"], params["final_norm"]))
@@ -101,7 +101,7 @@ def test_forward_flops_are_those_of_the_real_forward_pass():
     cfg = dataclasses.replace(
         ODD, width=128, head_width=32, ff_width=256, vocab_size=512, context=64
     )
-    model = decoder.make(cfg, ComputeConfig(attention="reference"))
+    model = transformer.make(cfg, ComputeConfig(attention="reference"))
     params = jax.eval_shape(model.init, jax.random.key(0))
 
     def forward(params, tokens_BT):

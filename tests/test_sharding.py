@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from llmjax import sharding
-from llmjax.models import decoder, presets
+from llmjax.models import presets, transformer
 
 
 def mesh_of(spec, num_devices=8):
@@ -73,7 +73,7 @@ def test_a_name_that_gives_no_spec_is_refused(path, shape, message):
 def test_every_parameter_of_every_preset_has_a_spec(name):
     """And on a pod's mesh, what matters is split: no device holds over 1/8 of it."""
     cfg = dataclasses.replace(presets.get(name), num_layers=2)
-    params = jax.eval_shape(decoder.make(cfg).init, jax.random.key(0))
+    params = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
     mesh = mesh_of("fsdp=8")
     rows = sharding.table(params, mesh)
     whole = sum(leaf.size * 4 for leaf in jax.tree.leaves(params))

@@ -24,7 +24,7 @@ GOOD = {
         "EPS_MAX = 1\n"
     ),
     "llmjax/train/step.py": DOC + "import optax\nfrom llmjax import losses, types\n",
-    "llmjax/interop/hf.py": DOC + "from llmjax.models import decoder\n",
+    "llmjax/interop/hf.py": DOC + "from llmjax.models import transformer\n",
     "experiments/pretrain.py": DOC
     + "from llmjax import models\nfrom absl import flags",
     "tools/bench.py": DOC + "def main():\n    import torch\n",
@@ -43,7 +43,12 @@ PLANTED = [
         "def f():\n    import llmjax.train.step",
         "not below",
     ),
-    ("layers", "llmjax/train/a.py", "from llmjax.models import decoder", "hand it a"),
+    (
+        "layers",
+        "llmjax/train/a.py",
+        "from llmjax.models import transformer",
+        "hand it a",
+    ),
     ("layers", "llmjax/optim.py", "from llmjax import nn", "hand it a Model"),
     ("layers", "llmjax/nn/a.py", "from . import mlp", "relative import"),
     ("layers", "llmjax/load.py", "from experiments import pretrain", "llmjax imports"),

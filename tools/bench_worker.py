@@ -71,7 +71,7 @@ def llmjax(spec):
 
     from llmjax import host, losses, metrics, optim, sharding
     from llmjax.config import ModelConfig
-    from llmjax.models import decoder
+    from llmjax.models import transformer
     from llmjax.train.state import init_state
     from llmjax.train.step import make_step
 
@@ -85,7 +85,7 @@ def llmjax(spec):
     count = metrics.count(cfg)
     host.start()
     mesh = sharding.make_mesh()
-    model = decoder.make(cfg)
+    model = transformer.make(cfg)
     tx, _ = optim.make(
         optim.OptimConfig(
             "adamw", lr=LR, schedule="constant", warmup_fraction=0, clip=0.0,

@@ -3,13 +3,16 @@
     python tools/forward.py --model=DIR_OR_GGUF --inputs=in.npz --output=out.npz
 
 The inputs have the names they have in transformers: input_ids [B, T], and optionally
-attention_mask (1 for a token, 0 for padding) and position_ids. The outputs are logits
-[B, T, V] and hidden_0 .. hidden_L [B, T, D], the entries of transformers'
-`hidden_states`: the embeddings, then the output of each block, the last one after the
+attention_mask (1 for a token, 0 for padding), position_ids and token_type_ids; for an
+encoder-decoder also decoder_input_ids [B, T], and optionally decoder_attention_mask.
+The outputs are what the class has of logits, pooled, and hidden_0 .. hidden_L (of an
+encoder-decoder encoder_hidden_i and decoder_hidden_i): the entries of transformers'
+`hidden_states`, the embeddings, then the output of each block, the last one after the
 final norm. All in float32, at the highest matmul precision. What stands at padding has
 no meaning.
 """
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -21,14 +24,22 @@ from absl import flags as absl_flags
 from llmjax import flags
 from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.interop import gguf, hf
-from llmjax.models import decoder
+from llmjax.models import transformer
 
 MODEL = absl_flags.DEFINE_string("model", None, "a Hugging Face folder or a .gguf file")
 INPUTS = absl_flags.DEFINE_string("inputs", None, "an .npz file of input_ids and so on")
 OUTPUT = absl_flags.DEFINE_string("output", None, "the .npz file to write")
 absl_flags.mark_flags_as_required(["model", "inputs", "output"])
 
-DECODER_INPUTS = ("input_ids", "attention_mask", "position_ids")
+# transformers' names of inputs to ours; of the source, where there is an encoder.
+NAMES = {
+    "input_ids": "tokens",
+    "attention_mask": "segment_ids",
+    "position_ids": "positions",
+    "token_type_ids": "token_types",
+}
+SOURCE_NAMES = {"input_ids": "encoder_tokens", "attention_mask": "encoder_segment_ids"}
+TARGET_NAMES = {"decoder_input_ids": "tokens", "decoder_attention_mask": "segment_ids"}
 EXACT = ComputeConfig(dtype="float32", remat="none", attention="reference")
 
 
@@ -38,10 +49,10 @@ def main() -> None:
     inputs = read_inputs(INPUTS.value)
     cfg, params = load(MODEL.value)
     try:
-        batch = decoder_batch(inputs, cfg)
+        batch = make_batch(inputs, cfg)
     except ValueError as error:
         raise ValueError(f"--inputs={INPUTS.value}: {error}") from error
-    write_outputs(OUTPUT.value, run_decoder(cfg, params, batch))
+    write_outputs(OUTPUT.value, forward(cfg, params, batch))
 
 
 def load(path: str) -> tuple[ModelConfig, dict[str, Any]]:
@@ -53,41 +64,57 @@ def load(path: str) -> tuple[ModelConfig, dict[str, Any]]:
     raise FileNotFoundError(f"--model={path}: no such folder or file")
 
 
-def decoder_batch(inputs: dict[str, np.ndarray], cfg: ModelConfig) -> dict:
+def make_batch(inputs: dict[str, np.ndarray], cfg: ModelConfig) -> dict:
     """A batch of ours from inputs of transformers; ValueError says what is wrong.
 
     Without position_ids the positions are 0, 1, 2, ... in each row whatever the mask,
-    as the classes of transformers have it.
+    as the classes of transformers have it (in RoBERTa padding's id is not counted).
     """
-    for name in inputs.keys() - set(DECODER_INPUTS):
-        raise ValueError(f"unknown input {name!r}; known: {', '.join(DECODER_INPUTS)}")
-    if "input_ids" not in inputs:
-        raise ValueError("input_ids is missing")
-    ids_BT = integers(inputs, "input_ids")
-    if ids_BT.ndim != 2 or not ids_BT.size:
-        raise ValueError(f"input_ids must be [batch, length], not {ids_BT.shape}")
-    check_range(ids_BT, "input_ids", cfg.vocab_size, "the vocabulary")
-    batch = {"tokens": ids_BT}
-    if "attention_mask" in inputs:
-        batch["segment_ids"] = integers(inputs, "attention_mask", ids_BT.shape)
-        check_range(batch["segment_ids"], "attention_mask", 2, "0 and 1")
-    default_BT = np.broadcast_to(
-        np.arange(ids_BT.shape[1], dtype=np.int32), ids_BT.shape
-    )
-    inputs = {"position_ids": default_BT} | inputs
-    batch["positions"] = integers(inputs, "position_ids", ids_BT.shape)
-    if cfg.positions == "learned":
-        text = "the learned positions"
-        check_range(batch["positions"], "position_ids", cfg.context, text)
+    groups = {"input_ids": NAMES}
+    if cfg.encoder is not None:
+        groups = {"input_ids": SOURCE_NAMES, "decoder_input_ids": TARGET_NAMES}
+    known = [name for group in groups.values() for name in group]
+    for name in inputs.keys() - set(known):
+        raise ValueError(f"unknown input {name!r}; known: {', '.join(known)}")
+    batch = {}
+    for ids_name, group in groups.items():
+        ids_BT = integers(inputs, ids_name)
+        if ids_BT.ndim != 2 or not ids_BT.size:
+            raise ValueError(f"{ids_name} must be [batch, length], not {ids_BT.shape}")
+        part = cfg.encoder if cfg.encoder and group is SOURCE_NAMES else cfg
+        if part.positions == "learned" and ids_BT.shape[1] > part.context:
+            raise ValueError(
+                f"{ids_name} has {ids_BT.shape[1]} tokens; the learned positions end "
+                f"at {part.context}"
+            )
+        for name in group.keys() & inputs.keys():
+            array = integers(inputs, name, ids_BT.shape)
+            check_range(array, name, *end(group[name], cfg))
+            batch[group[name]] = array
     return batch
 
 
+def end(ours: str, cfg: ModelConfig) -> tuple[int, str]:
+    """Where the values of an input end, and what of."""
+    if ours.endswith("tokens"):
+        return cfg.vocab_size, "the vocabulary"
+    if ours.endswith("segment_ids"):
+        return 2, "0 and 1"
+    if ours == "token_types":
+        return cfg.num_token_types, "the token types"
+    if cfg.positions == "learned":
+        return cfg.context, "the learned positions"
+    return 2**31, "an int32"
+
+
 def integers(inputs: dict, name: str, shape: tuple | None = None) -> np.ndarray:
+    if name not in inputs:
+        raise ValueError(f"{name} is missing")
     array = inputs[name]
     if array.dtype.kind not in "iub":
         raise ValueError(f"{name} must be integers, not {array.dtype}")
     if shape and array.shape not in (shape, (1, shape[1])):
-        raise ValueError(f"{name} has shape {array.shape}; input_ids has {shape}")
+        raise ValueError(f"{name} has shape {array.shape}; the ids have {shape}")
     if array.size and abs(array.astype(np.float64)).max() >= 2**31:
         raise ValueError(f"{name} holds a number that is not an int32")
     return np.broadcast_to(array.astype(np.int32), shape or array.shape)
@@ -99,19 +126,37 @@ def check_range(array: np.ndarray, name: str, end: int, of: str) -> None:
         raise ValueError(f"{name} holds {outside[0]}, outside 0..{end - 1} of {of}")
 
 
-def run_decoder(cfg: ModelConfig, params: dict, batch: dict) -> dict[str, np.ndarray]:
-    """logits and hidden_0 .. hidden_L by name."""
-    model = decoder.make(cfg, EXACT)
+def forward(
+    cfg: ModelConfig, params: dict, batch: dict, compute: ComputeConfig = EXACT
+) -> dict[str, np.ndarray]:
+    """The outputs by name; see the top of this file."""
+    with jax.default_matmul_precision("highest"):
+        outputs = program(cfg, compute)(params, batch)
+    return {name: np.asarray(array) for name, array in outputs.items()}
+
+
+@functools.cache
+def program(cfg: ModelConfig, compute: ComputeConfig):
+    """The jitted function from (params, batch) to the outputs by name."""
+    model = transformer.make(cfg, compute)
 
     @jax.jit
-    def forward(params, batch):
+    def run(params, batch):
         output = model.apply(params, batch, hiddens=True)
-        return model.readout(params, output.hidden_BTD), output.hiddens
+        prefix = "" if cfg.encoder is None else "decoder_"
+        named = {f"{prefix}hidden_{i}": h for i, h in enumerate(output.hiddens)}
+        for i, hidden in enumerate(output.encoder_hiddens or ()):
+            named[f"encoder_hidden_{i}"] = hidden
+        if cfg.head == "lm":
+            return named | {"logits": model.readout(params, output.hidden_BTD)}
+        pooled_BD = transformer.pool(cfg, output.hidden_BTD, batch.get("segment_ids"))
+        if cfg.head == "classes":
+            return named | {"logits": model.readout(params, pooled_BD)}
+        if cfg.head_transform != "none":
+            named["pooled"] = transformer.transform(cfg, params, pooled_BD)
+        return named
 
-    with jax.default_matmul_precision("highest"):
-        logits_BTV, hiddens = forward(params, batch)
-    named = {f"hidden_{i}": np.asarray(hidden) for i, hidden in enumerate(hiddens)}
-    return {"logits": np.asarray(logits_BTV)} | named
+    return run
 
 
 def read_inputs(path: str) -> dict[str, np.ndarray]:

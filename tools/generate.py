@@ -13,7 +13,7 @@ from absl import flags as absl_flags
 from llmjax import flags, host, load
 from llmjax.config import ComputeConfig
 from llmjax.generate import generate
-from llmjax.models import decoder
+from llmjax.models import transformer
 
 MODEL = absl_flags.DEFINE_string("model", None, "folder, .gguf file or workdir")
 PROMPT = absl_flags.DEFINE_string("prompt", None, "text to continue")
@@ -34,7 +34,7 @@ def main():
     stop_ids = [] if tokenizer is None else [tokenizer.eos_id]
     start_secs = time.perf_counter()
     [ids] = generate(
-        decoder.make(cfg, COMPUTE()),
+        transformer.make(cfg, COMPUTE()),
         params,
         [prompt_ids],
         max_new_tokens=MAX_NEW_TOKENS.value,

@@ -1,47 +1,26 @@
 """Writes tests/golden: tiny Hugging Face checkpoints and what transformers computes.
 
-    pip install torch transformers && python tools/make_golden.py [--output=DIR]
+    pip install torch transformers
+    python tools/make_golden.py [--output=DIR] [--only=gpt2,llama_tied]
 
-Every parameter is redrawn, norms and biases too, so that none keeps a value that would
-hide a mistake; sizes are odd and no two alike where the class allows it. Each folder
-holds config.json (dialect of transformers v5), config_v4.json (dialect of the hub),
-model.safetensors and golden.npz. The outputs are float32, with eager attention.
+Which models, tools/golden_*.py say. Every parameter is redrawn, norms and biases too,
+so that none keeps a value that would hide a mistake; sizes are odd and no two alike
+where the class allows it. Each folder holds config.json (dialect of transformers v5),
+config_v4.json (dialect of the hub), model.safetensors and golden.npz. The outputs are
+float32, with eager attention.
 """
 
 import argparse
 import json
 import pathlib
 
+import golden_decoders
 import numpy as np
 import torch
-import transformers
 
+MODELS = golden_decoders.MODELS
 NUM_NEW_TOKENS = 10
 LENGTHS = (11, 7, 4)  # real tokens of each row, of 11
-
-GPT2 = transformers.GPT2Config(
-    vocab_size=61, n_positions=29, n_embd=24, n_layer=3, n_head=4, n_inner=52,
-    layer_norm_epsilon=3e-3, bos_token_id=None, eos_token_id=None,
-)  # fmt: skip
-LLAMA_TIED = transformers.LlamaConfig(
-    vocab_size=61, hidden_size=24, intermediate_size=44, num_hidden_layers=3,
-    num_attention_heads=4, num_key_value_heads=1, max_position_embeddings=32,
-    rms_norm_eps=2e-3, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None,
-    rope_parameters={"rope_type": "linear", "rope_theta": 700.0, "factor": 2.5},
-    dtype="bfloat16",
-)  # fmt: skip
-LLAMA_BIASED = transformers.LlamaConfig(
-    vocab_size=61, hidden_size=24, intermediate_size=44, num_hidden_layers=3,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=10, hidden_act="gelu",
-    max_position_embeddings=256, rms_norm_eps=2e-3, attention_bias=True, mlp_bias=True,
-    tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    rope_parameters={
-        "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0,
-        "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    },
-)  # fmt: skip
-CONFIGS = {"gpt2": GPT2, "llama_tied": LLAMA_TIED, "llama_biased": LLAMA_BIASED}
 
 
 def redraw(model: torch.nn.Module, generator: torch.Generator) -> None:
@@ -113,12 +92,10 @@ def outputs(model: torch.nn.Module, ids: np.ndarray) -> dict[str, np.ndarray]:
     return arrays
 
 
-def make(
-    folder: pathlib.Path, config: transformers.PreTrainedConfig, seed: int
-) -> None:
+def make(folder: pathlib.Path, cls: type, config, seed: int) -> None:
     """Writes one golden folder, and checks that transformers reads both dialects."""
     generator = torch.Generator().manual_seed(seed)
-    stored = transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+    stored = cls.from_config(config, dtype=config.dtype)
     redraw(stored, generator)
     folder.mkdir(parents=True, exist_ok=True)
     stored.save_pretrained(folder)
@@ -129,9 +106,9 @@ def make(
     (folder / "config_v4.json").write_text(v4_text)
 
     ids = np.random.default_rng(seed).integers(1, config.vocab_size, (3, LENGTHS[0]))
-    arrays = outputs(load(folder), ids)
+    arrays = outputs(load(folder, cls), ids)
     config_path.write_text(v4_text)
-    for name, array in outputs(load(folder), ids).items():
+    for name, array in outputs(load(folder, cls), ids).items():
         np.testing.assert_array_equal(array, arrays[name], err_msg=name)
     config_path.write_text(v5_text)
     small = {
@@ -141,8 +118,8 @@ def make(
     np.savez_compressed(folder / "golden.npz", **small)
 
 
-def load(folder: pathlib.Path) -> torch.nn.Module:
-    return transformers.AutoModelForCausalLM.from_pretrained(
+def load(folder: pathlib.Path, cls: type) -> torch.nn.Module:
+    return cls.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
 
@@ -151,8 +128,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = pathlib.Path(__file__).parents[1] / "tests" / "golden"
     parser.add_argument("--output", type=pathlib.Path, default=default)
-    for seed, (name, config) in enumerate(CONFIGS.items()):
-        make(parser.parse_args().output / name, config, seed)
+    parser.add_argument("--only", help="names, separated by commas", default="")
+    args = parser.parse_args()
+    for seed, (name, (cls, config)) in enumerate(MODELS.items()):
+        if not args.only or name in args.only.split(","):
+            make(args.output / name, cls, config, seed)
 
 
 if __name__ == "__main__":

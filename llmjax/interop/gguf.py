@@ -93,6 +93,14 @@ def load(
     Quantised tensors are dequantised. Raises ValueError, naming the file and the field
     or tensor, for what is unsound or not a Llama.
     """
+    cfg, named, slots, metadata = open_model(path)
+    return cfg, table.to_params(named, slots, cfg), metadata
+
+
+def open_model(
+    path: str | os.PathLike,
+) -> tuple[ModelConfig, dict[str, Tensor], dict[str, table.Slot], dict[str, Any]]:
+    """The config, the tensors by Hugging Face name, their slots, and the metadata."""
     path = pathlib.Path(path)
     metadata, found = gguf_file.open_file(path)
     try:
@@ -102,8 +110,7 @@ def load(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     named = _rename(found, cfg)
-    expected = table.match(named, llama.FAMILY, cfg, path)
-    return cfg, table.to_params(named, expected, cfg), metadata
+    return cfg, named, table.match(named, llama.FAMILY, cfg, path), metadata
 
 
 def config_json(

@@ -22,6 +22,7 @@ SCALARS = {
 }  # fmt: skip
 UINT32, STRING, ARRAY, UINT64 = 4, 8, 9, 10
 MAX_RANK = 4
+MAX_ITEMS = 2**21  # dequantised at once
 
 
 def open_file(
@@ -124,21 +125,29 @@ def _tensors(
             raise ValueError(
                 f"tensor {name!r} of shape {shape} is not whole blocks of {block_size}"
             )
-        bytes_shape = (*shape[:-1], shape[-1] // block_size * block_bytes)
-        if begin + offset + math.prod(bytes_shape) > len(cursor.buffer):
+        row_bytes = shape[-1] // block_size * block_bytes
+        if begin + offset + math.prod(shape[:-1]) * row_bytes > len(cursor.buffer):
             raise ValueError(f"the file is truncated: it ends before tensor {name!r}")
-        read = _reader(path, begin + offset, bytes_shape, quant, name)
+        read = _reader(path, begin + offset, shape, row_bytes, quant, name)
         tensors[name] = Tensor(shape, np.dtype(np.float32), path, read)
     return tensors
 
 
-def _reader(path: pathlib.Path, offset: int, shape: tuple, quant: Any, name: str):
+def _reader(
+    path: pathlib.Path, offset: int, shape: tuple, row_bytes: int, quant: Any, name: str
+):
     gguf = _package()
+    num_rows, step = math.prod(shape[:-1]), max(1, MAX_ITEMS // max(1, shape[-1]))
 
     def read() -> np.ndarray:
-        raw = np.memmap(path, np.uint8, "r", offset, shape)
+        values = np.empty((num_rows, shape[-1]), np.float32)
         try:
-            return gguf.dequantize(raw, quant)
+            for row in range(0, num_rows, step):
+                # Mapped afresh, so that the pages of other rows need not stay.
+                raw = np.memmap(path, np.uint8, "r", offset, (num_rows, row_bytes))
+                part = gguf.dequantize(raw[row : row + step], quant)
+                values[row : row + step] = part
+            return values.reshape(shape)
         except NotImplementedError:
             raise ValueError(
                 f"{path}: tensor {name!r} is {quant.name}, which cannot be dequantised"

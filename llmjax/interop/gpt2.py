@@ -104,7 +104,7 @@ def write_config(cfg: ModelConfig) -> dict[str, Any]:
 FAMILY = Family(
     prefix="transformer.",
     table=TABLE,
-    tied=("lm_head.weight", "transformer.wte.weight"),
+    repeats=(("lm_head.weight", "transformer.wte.weight"),),
     buffers=(f"{_H}.attn.bias", f"{_H}.attn.masked_bias"),  # the causal mask
     read_config=read_config,
     write_config=write_config,

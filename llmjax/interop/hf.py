@@ -7,13 +7,12 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 
 from llmjax.config import ModelConfig
-from llmjax.interop import gpt2, llama, safetensors, table
+from llmjax.interop import gpt2, leaves, llama, safetensors, table
 from llmjax.interop.safetensors import Tensor
 from llmjax.interop.table import Family
 
@@ -22,6 +21,8 @@ FAMILIES: dict[str, Family] = {"gpt2": gpt2.FAMILY, "llama": llama.FAMILY}
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+HEADER = ".header"  # after a file's name: only the beginning of that file
+BUFFERS = "buffers.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 COPIED = (".json", ".txt", ".model", ".jinja")  # what a tokenizer is made of, too
 
@@ -47,37 +48,41 @@ def save(
     family: str,
     dtype: str = "float32",
     max_shard_bytes: int = 5_000_000_000,
+    config: Mapping[str, Any] | None = None,
+    files: Iterable[pathlib.Path] = (),
 ) -> None:
     """Writes a new folder that transformers loads as a model of this family.
 
+    Leaves may be those of `llmjax.interop.leaves`: little of them is in memory then.
     dtype: float32, float16 or bfloat16. More than `max_shard_bytes` of tensors become
-    several files with an index. Raises ValueError where the family cannot express the
-    config, or the parameters do not fit it; then there is no folder.
+    several files with an index. config: the config.json, unless it is to be made from
+    `cfg`. files: what else the folder holds. Raises ValueError where the family cannot
+    express the config, or the parameters do not fit it; then there is no folder.
     """
-    # Left out, these ids would be those of some other vocabulary.
-    ids = {"bos_token_id": None, "eos_token_id": None}
-    config = config_to_json(cfg, family) | ids | {"torch_dtype": dtype}
+    if config is None:
+        # Left out, these ids would be those of some other vocabulary.
+        ids = {"bos_token_id": None, "eos_token_id": None}
+        config = config_to_json(cfg, family) | ids | {"torch_dtype": dtype}
     if dtype not in table.FLOATS:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(table.FLOATS)}")
     table.check_params(params, FAMILIES[family], cfg)
     slots = dict(table.slots(FAMILIES[family], cfg))
     stored = safetensors.dtype(dtype)
-    shards = _shards(slots, cfg, max_shard_bytes // stored.itemsize)
-    with _new_folder(folder) as new:
-        for file, names in shards.items():
-            specs = {n: (table.tensor_shape(slots[n].row, cfg), stored) for n in names}
-            safetensors.write_file(
-                new / file,
-                specs,
-                lambda name: table.from_params(params, slots[name], cfg),
-            )
+    shapes = {name: table.tensor_shape(slot.row, cfg) for name, slot in slots.items()}
+    shards = _shards(shapes, max_shard_bytes // stored.itemsize)
+    with new_folder(folder) as new:
+        for path in files:
+            shutil.copyfile(path, new / path.name)
         _write_json(new / CONFIG, config)
         if len(shards) > 1:
-            files = {name: file for file, names in shards.items() for name in names}
-            shapes = [table.tensor_shape(slot.row, cfg) for slot in slots.values()]
-            num_bytes = sum(map(math.prod, shapes)) * stored.itemsize
-            index = {"metadata": {"total_size": num_bytes}, "weight_map": files}
+            names = {name: file for file, shard in shards.items() for name in shard}
+            num_bytes = sum(map(math.prod, shapes.values())) * stored.itemsize
+            index = {"metadata": {"total_size": num_bytes}, "weight_map": names}
             _write_json(new / INDEX, index)
+        for file, names in shards.items():
+            specs = {name: (shapes[name], stored) for name in names}
+            safetensors.allocate(new / file, safetensors.make_header(specs))
+        _fill(open_folder(new), slots, params, cfg)
 
 
 def save_like(
@@ -87,31 +92,78 @@ def save_like(
 
     Its config.json, tokenizer files, shards, tensor names, order and dtypes are kept,
     and its buffers copied: parameters that were only loaded give the same bytes.
+    `source` is a folder, or what `save_form` has left of one.
     """
     source = pathlib.Path(source)
     family, cfg = read_config(source)
+    table.check_params(params, family, cfg)
+    headers, buffers = _read_form(source)
+    with new_folder(folder) as new:
+        copy_files(source, new)
+        for file, header in headers.items():
+            safetensors.allocate(new / file, header)
+        found = open_folder(new)
+        slots = table.match(found, family, cfg, source)
+        _fill(found, slots, params, cfg)
+        others = table.repeats(found, family)
+        for name in found.keys() - slots.keys():
+            if others.get(name) in slots:
+                _fill(found, {name: slots[others[name]]}, params, cfg)
+            elif found[name].shape != buffers[name].shape:
+                raise ValueError(f"{source}: buffer {name!r} has another shape")
+            else:
+                found[name].read("r+")[...] = buffers[name].read()
+
+
+def save_form(folder: pathlib.Path, source: pathlib.Path) -> None:
+    """Keeps in a new folder all of a checkpoint but the values of its parameters."""
+    family, cfg = read_config(source)
     found = open_folder(source)
     slots = table.match(found, family, cfg, source)
-    table.check_params(params, family, cfg)
-    embedding = next(slot for slot in slots.values() if slot.row.name == family.tied[1])
+    others = table.repeats(found, family)
+    buffers = [n for n in found.keys() - slots.keys() if others.get(n) not in slots]
+    specs = {name: (found[name].shape, found[name].dtype) for name in buffers}
+    folder.mkdir()
+    copy_files(source, folder)
+    for file, header in _read_form(source)[0].items():
+        (folder / f"{file}{HEADER}").write_bytes(header)
+    safetensors.write_file(folder / BUFFERS, specs, lambda name: found[name].read())
 
-    def chunks(file: pathlib.Path) -> Iterator[bytes | np.ndarray]:
+
+def copy_files(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copies what lies beside the weights: the config, the tokenizer, an index."""
+    for path in source.iterdir():
+        if path.suffix in COPIED and path.is_file():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _read_form(source: pathlib.Path) -> tuple[dict[str, bytes], dict[str, Tensor]]:
+    """The header of each file of weights, and at least the tensors that are buffers."""
+    headers = {
+        path.name.removesuffix(HEADER): path.read_bytes()
+        for path in source.glob(f"*.safetensors{HEADER}")
+    }
+    if headers:
+        return headers, safetensors.open_file(source / BUFFERS)
+    found = open_folder(source)
+    for file in {tensor.file for tensor in found.values()}:
         with open(file, "rb") as opened:
-            yield opened.read(safetensors.header_bytes(file))
-        for name, tensor in safetensors.open_file(file).items():
-            slot = embedding if name == family.tied[0] else None
-            slot = slots.get(name, slot)
-            if slot is None:
-                yield tensor.read()
-            else:
-                yield table.from_params(params, slot, cfg).astype(tensor.dtype)
+            headers[file.name] = opened.read(safetensors.header_bytes(file))
+    return headers, found
 
-    with _new_folder(folder) as new:
-        for path in source.iterdir():
-            if path.suffix in COPIED and path.is_file():
-                shutil.copyfile(path, new / path.name)
-        for file in {tensor.file for tensor in found.values()}:
-            safetensors.write_bytes(new / file.name, chunks(file))
+
+def _fill(
+    found: Mapping[str, Tensor],
+    slots: Mapping[str, table.Slot],
+    params: Mapping[str, Any],
+    cfg: ModelConfig,
+) -> None:
+    """Sets tensors of new files to the parameters, leaf by leaf."""
+    for path, target in leaves.collect(found, slots, cfg).items():
+        source: Any = params
+        for key in path.split("/"):
+            source = source[key]
+        leaves.copy(source, target, target.block_shape)
 
 
 def read_config(folder: pathlib.Path) -> tuple[Family, ModelConfig]:
@@ -196,11 +248,11 @@ def _family_name(config: Mapping[str, Any]) -> str:
     return name
 
 
-def _shards(slots: Mapping, cfg: ModelConfig, max_items: int) -> dict[str, list[str]]:
+def _shards(shapes: Mapping[str, tuple], max_items: int) -> dict[str, list[str]]:
     """Tensor names by file, in the order of the table, filled one after another."""
     groups, num_items = [[]], 0
-    for name, slot in slots.items():
-        size = math.prod(table.tensor_shape(slot.row, cfg))
+    for name, shape in shapes.items():
+        size = math.prod(shape)
         if groups[-1] and num_items + size > max_items:
             groups.append([])
             num_items = 0
@@ -230,7 +282,7 @@ def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A folder to write into, that takes its name when all is written."""
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

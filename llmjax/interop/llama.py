@@ -95,7 +95,7 @@ def write_config(cfg: ModelConfig) -> dict[str, Any]:
 FAMILY = Family(
     prefix="model.",
     table=TABLE,
-    tied=("lm_head.weight", "model.embed_tokens.weight"),
+    repeats=(("lm_head.weight", "model.embed_tokens.weight"),),
     buffers=(f"{_H}.self_attn.rotary_emb.inv_freq",),
     read_config=read_config,
     write_config=write_config,

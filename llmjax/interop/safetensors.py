@@ -40,12 +40,15 @@ DTYPES = {
 
 
 class Tensor(NamedTuple):
-    """A tensor that is not in memory yet; `read()` gives it as a numpy array."""
+    """A tensor that is not in memory yet; `read()` gives it as a numpy array.
+
+    `read("r+")`, of a tensor in a safetensors file, gives one that writes to the file.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     file: pathlib.Path
-    read: Callable[[], np.ndarray]
+    read: Callable[..., np.ndarray]
 
 
 def dtype(name: str) -> np.dtype:
@@ -129,12 +132,15 @@ def write_file(
     read: Callable[[str], np.ndarray],
 ) -> None:
     """Writes `{name: (shape, dtype)}`, asking `read(name)` for one array at a time."""
-    rank = list(DTYPES.values()).index
+    arrays = (np.asarray(read(name), tensors[name][1]) for name in _order(tensors))
+    write_bytes(path, itertools.chain([make_header(tensors)], arrays))
+
+
+def make_header(tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> bytes:
+    """What a file of `{name: (shape, dtype)}` begins with, the bytes of length too."""
     names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-    # Widest first keeps every tensor aligned; the reference writer has the same order.
-    order = sorted(tensors, key=lambda name: (-rank(tensors[name][1]), name))
     header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name in order:
+    for name in _order(tensors):
         shape, dtype = tensors[name]
         first, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = dict(
@@ -142,8 +148,21 @@ def write_file(
         )
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    arrays = (np.asarray(read(name), tensors[name][1]) for name in order)
-    write_bytes(path, itertools.chain([len(text).to_bytes(8, "little"), text], arrays))
+    return len(text).to_bytes(8, "little") + text
+
+
+def allocate(path: pathlib.Path, header: bytes) -> None:
+    """Makes the file that begins with this header; its tensors are all zeros.
+
+    The space is taken now: a full disk is an OSError here, where writing to the tensors
+    later would be the end of the process.
+    """
+    write_bytes(path, [header])
+    ends = [_range(path, *item)[1] for item in read_header(path).items()]
+    with open(path, "r+b") as file:
+        file.truncate(len(header) + max(ends, default=0))
+        if hasattr(os, "posix_fallocate") and any(ends):
+            os.posix_fallocate(file.fileno(), len(header), max(ends))
 
 
 def write_bytes(path: str | os.PathLike, chunks: Iterable[bytes | np.ndarray]) -> None:
@@ -158,6 +177,12 @@ def write_bytes(path: str | os.PathLike, chunks: Iterable[bytes | np.ndarray]) -
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _order(tensors: Mapping[str, tuple]) -> list[str]:
+    # Widest first keeps every tensor aligned; the reference writer has the same order.
+    rank = list(DTYPES.values()).index
+    return sorted(tensors, key=lambda name: (-rank(tensors[name][1]), name))
 
 
 def _range(path: pathlib.Path, name: str, entry) -> tuple[int, int]:
@@ -186,11 +211,11 @@ def _are_sizes(values) -> bool:
 
 
 def _tensor(path: pathlib.Path, offset: int, shape: tuple, dtype: np.dtype) -> Tensor:
-    def read() -> np.ndarray:
+    def read(mode: str = "r") -> np.ndarray:
         num_bytes = math.prod(shape) * dtype.itemsize
         if not num_bytes:  # an empty file region cannot be mapped
             return np.zeros(shape, dtype)
-        raw = np.memmap(path, np.uint8, "r", offset, (num_bytes,))
+        raw = np.memmap(path, np.uint8, mode, offset, (num_bytes,))
         return raw.view(dtype).reshape(shape)
 
     return Tensor(shape, dtype, path, read)

@@ -31,27 +31,31 @@ class Row(NamedTuple):
     name: of the tensor; "{l}" stands for the layer, one tensor each.
     path: of our leaf; several, separated by spaces, when the tensor holds them all.
     layout: the tensor's dims in our letters; parentheses merge letters into one axis.
-    when: the boolean field of ModelConfig it depends on ("not x": negated), if any.
+    when: a field of ModelConfig that calls for it, if any: "qkv_bias" is true,
+      "not tied" is false, "qk_norm=head" has that value.
+    first: the first layer that has it; the leaves of those before are ones.
     """
 
     name: str
     path: str
     layout: str
     when: str = ""
+    first: int = 0
 
 
 class Family(NamedTuple):
     """What there is to know about the checkpoints of one model class.
 
     prefix: before the names of the model proper; a checkpoint may leave it out.
-    tied: the head's name and the embedding's; one matrix when the config ties them.
+    repeats: (name, other) where the first may be stored too, though it is the second:
+      of a tied head and its embedding, say.
     buffers: tensors that hold no parameter and are passed over.
     read_config, write_config: config.json as a dict to ModelConfig and back.
     """
 
     prefix: str
     table: tuple[Row, ...]
-    tied: tuple[str, str]
+    repeats: tuple[tuple[str, str], ...]
     buffers: tuple[str, ...]
     read_config: Callable[[Mapping[str, Any]], ModelConfig]
     write_config: Callable[[ModelConfig], dict[str, Any]]
@@ -67,11 +71,26 @@ class Slot(NamedTuple):
 def slots(family: Family, cfg: ModelConfig) -> Iterator[tuple[str, Slot]]:
     """The name of every tensor that a checkpoint of this config has."""
     for row in family.table:
-        field = row.when.removeprefix("not ")
-        if field and getattr(cfg, field) == row.when.startswith("not "):
+        part = config_of(row, cfg)
+        if row.when and not _holds(row.when, part):
             continue
-        for layer in range(cfg.num_layers) if "{l}" in row.name else [None]:
+        layers = range(row.first, part.num_layers) if "{l}" in row.name else [None]
+        for layer in layers:
             yield row.name.replace("{l}", str(layer)), Slot(row, layer)
+
+
+def _holds(condition: str, cfg: ModelConfig) -> bool:
+    field, _, value = condition.removeprefix("not ").partition("=")
+    actual = getattr(cfg, field)
+    is_so = str(actual) == value if value else bool(actual)
+    return is_so != condition.startswith("not ")
+
+
+def config_of(row: Row, cfg: ModelConfig) -> ModelConfig:
+    """The config that the row's letters, layers and condition are about."""
+    if row.path.startswith("encoder/") and cfg.encoder is not None:
+        return cfg.encoder
+    return cfg
 
 
 def match(
@@ -82,8 +101,7 @@ def match(
     Names, shapes and dtypes are compared; nothing is read. Buffers, and a head that
     repeats the embedding it is tied to, get no slot.
     """
-    has_prefix = any(name.startswith(family.prefix) for name in found)
-    prefix = "" if has_prefix else family.prefix
+    prefix = _missing_prefix(found, family)
     expected = {}
     for name, slot in slots(family, cfg):
         name = name.removeprefix(prefix)
@@ -95,16 +113,27 @@ def match(
             )
         _check(name, found[name], shape)
         expected[name] = slot
-    head, embedding = (name.removeprefix(prefix) for name in family.tied)
+    others = repeats(found, family)
     for name in found.keys() - expected.keys():
-        if name == head and embedding in expected:
-            _check_tied(found[head], found[embedding], head, embedding)
+        if others.get(name) in expected:
+            _check_tied(found[name], found[others[name]], name, others[name])
         elif not any(_fits(name, prefix, pattern) for pattern in family.buffers):
             raise ValueError(
                 f"{found[name].file}: tensor {name!r} has no place in this model: "
                 "config.json calls for none of that name"
             )
     return expected
+
+
+def repeats(found: Mapping[str, Tensor], family: Family) -> dict[str, str]:
+    """`Family.repeats` as this checkpoint spells its names."""
+    prefix = _missing_prefix(found, family)
+    return {a.removeprefix(prefix): b.removeprefix(prefix) for a, b in family.repeats}
+
+
+def _missing_prefix(found: Mapping[str, Tensor], family: Family) -> str:
+    has_prefix = any(name.startswith(family.prefix) for name in found)
+    return "" if has_prefix else family.prefix
 
 
 def to_params(
@@ -122,7 +151,8 @@ def to_params(
                 node[leaf] = part.astype(np.float32)
             else:
                 if leaf not in node:
-                    node[leaf] = np.empty((cfg.num_layers, *part.shape), np.float32)
+                    num_layers = config_of(row, cfg).num_layers
+                    node[leaf] = np.ones((num_layers, *part.shape), np.float32)
                 node[leaf][layer] = part
     return params
 
@@ -137,11 +167,12 @@ def from_params(params: Mapping[str, Any], slot: Slot, cfg: ModelConfig) -> np.n
 
 def check_params(params: Mapping[str, Any], family: Family, cfg: ModelConfig) -> None:
     """Raises ValueError unless exactly the leaves of this config are there."""
-    shapes = {
-        path: ((cfg.num_layers,) if slot.layer is not None else ()) + cfg.shape(path)
-        for _, slot in slots(family, cfg)
-        for path in slot.row.path.split()
-    }
+    shapes = {}
+    for _, (row, layer) in slots(family, cfg):
+        part = config_of(row, cfg)
+        stacked = () if layer is None else (part.num_layers,)
+        for path in row.path.split():
+            shapes[path] = stacked + part.shape(path)
     for path, shape in shapes.items():
         leaf = _leaf(params, path)
         if leaf is None or leaf.shape != shape:
@@ -154,6 +185,7 @@ def check_params(params: Mapping[str, Any], family: Family, cfg: ModelConfig) ->
 
 def tensor_shape(row: Row, cfg: ModelConfig) -> tuple[int, ...]:
     """The shape of the row's tensor in the checkpoint."""
+    cfg = config_of(row, cfg)
     groups = re.findall(r"\((\w+)\)|(\w)", row.layout)
     return tuple(
         math.prod(_size(letter, cfg) for letter in merged or single)
@@ -165,6 +197,7 @@ def unpack(
     tensor: np.ndarray, row: Row, cfg: ModelConfig
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(path, leaf) for each leaf that the tensor holds."""
+    cfg = config_of(row, cfg)
     letters = re.sub(r"[()]", "", row.layout)
     split = tensor.reshape([_size(letter, cfg) for letter in letters])
     axis, letters = _part_axis(letters)
@@ -214,7 +247,14 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _check_tied(head: Tensor, embedding: Tensor, *names: str) -> None:
-    if not np.array_equal(head.read(), embedding.read()):
+    # By rows: the two may be the largest tensors there are.
+    is_same = head.shape == embedding.shape and all(
+        np.array_equal(
+            head.read()[row : row + 1024], embedding.read()[row : row + 1024]
+        )
+        for row in range(0, head.shape[0], 1024)
+    )
+    if not is_same:
         raise ValueError(
             f"{head.file}: tensor {names[0]!r} differs from {names[1]!r}, which it is "
             "tied to; set tie_word_embeddings to false in config.json"

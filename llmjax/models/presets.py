@@ -37,7 +37,7 @@ def from_depth(depth: int, vocab_size: int = 2048, context: int = 256) -> ModelC
     return ModelConfig(
         vocab_size=vocab_size, num_layers=depth, width=width, num_heads=num_heads,
         num_kv_heads=num_heads, head_width=head_width, context=context,
-        ff_width=-(-width * 8 // 3 // 32) * 32, qk_norm=True,
+        ff_width=-(-width * 8 // 3 // 32) * 32, qk_norm="head",
     )  # fmt: skip
 
 

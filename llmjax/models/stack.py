@@ -30,25 +30,26 @@ def init(cfg: ModelConfig, key: Key) -> Params:
 def run(
     cfg: ModelConfig,
     compute: ComputeConfig,
-    blocks: Params,
+    per_layer: Params,
     x_BTD: jax.Array,
     context: Context,
     cache: Params | None,
 ) -> tuple[jax.Array, Params | None, Sequence[jax.Array]]:
     """(x_BTD, cache, outputs): the residual stream after the stack and of each block.
 
+    per_layer: the blocks' params and, in a decoder with an encoder, each one's source.
     `outputs` is a list of L arrays when unrolled, one [L, B, T, D] array when scanned.
     Layers of one period of `cfg.pattern` are unrolled inside the scan, so that their
     windows are known when compiling.
     """
     if _unrolled(cfg, compute):
         outputs = []
-        for index, params in enumerate(unstack(blocks, cfg.num_layers)):
+        for index, own in enumerate(unstack(per_layer, cfg.num_layers)):
             block = _block(cfg, compute, cfg.layer(index))
-            x_BTD, cache = block(params, x_BTD, context, cache, index)
+            x_BTD, cache = block(own, x_BTD, context, cache, index)
             outputs.append(x_BTD)
         return x_BTD, cache, outputs
-    return _scan(cfg, compute, blocks, x_BTD, context, cache)
+    return _scan(cfg, compute, per_layer, x_BTD, context, cache)
 
 
 def _unrolled(cfg: ModelConfig, compute: ComputeConfig) -> bool:
@@ -61,20 +62,20 @@ def _unrolled(cfg: ModelConfig, compute: ComputeConfig) -> bool:
     return compute.layers == "unroll"
 
 
-def _scan(cfg, compute, blocks, x_BTD, context, cache):
+def _scan(cfg, compute, per_layer, x_BTD, context, cache):
     period = cfg.period
 
-    def body(carry, params):
+    def body(carry, group):
         x_BTD, cache, index = carry
         outputs = []
-        for offset, layer_params in enumerate(unstack(params, period)):
+        for offset, own in enumerate(unstack(group, period)):
             block = _block(cfg, compute, cfg.layer(offset))
-            x_BTD, cache = block(layer_params, x_BTD, context, cache, index + offset)
+            x_BTD, cache = block(own, x_BTD, context, cache, index + offset)
             outputs.append(x_BTD)
         return (x_BTD, cache, index + period), jnp.stack(outputs)
 
     groups = jax.tree.map(
-        lambda leaf: leaf.reshape(-1, period, *leaf.shape[1:]), blocks
+        lambda leaf: leaf.reshape(-1, period, *leaf.shape[1:]), per_layer
     )
     carry, outputs = jax.lax.scan(
         body, (x_BTD, cache, jnp.zeros((), jnp.int32)), groups
@@ -91,8 +92,11 @@ def _block(cfg, compute, layer):
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=False)
-def _apply_block(cfg, layer, params, x_BTD, context: Context, cache, index):
-    return Block(cfg).apply({"params": params}, x_BTD, context, layer, cache, index)
+def _apply_block(cfg, layer, own, x_BTD, context: Context, cache, index):
+    return Block(cfg).apply(
+        {"params": own["params"]}, x_BTD, context, layer, cache, index,
+        own.get("source"),
+    )  # fmt: skip
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

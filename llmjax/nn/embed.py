@@ -1,10 +1,12 @@
-"""The cells at both ends of a language model: token embedding and readout."""
+"""The cells at both ends of a language model: token embedding, and what heads add."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llmjax.nn.cell import Cell
+from llmjax.nn.cell import Cell, dense
+from llmjax.nn.mlp import ACTIVATIONS
+from llmjax.nn.norm import Norm
 from llmjax.ops.linear import linear
 from llmjax.sharding import constrain
 
@@ -12,36 +14,103 @@ STD = 0.02  # of embeddings at the start, as in GPT-2
 
 
 class Embed(Cell):
-    """Token embeddings, plus learned positions where the config has them."""
+    """Token embeddings, plus those of positions and token types the config has."""
 
     def setup(self):
-        init = nn.initializers.normal(STD)
-        self.embed_VD = self.param("embed_VD", init, self.cfg.shape("embed_VD"))
-        if self.cfg.positions == "learned":
-            shape = self.cfg.shape("positions_TD")
-            self.positions_TD = self.param("positions_TD", init, shape)
+        cfg = self.cfg
+        if cfg.own_embedding:
+            self.embed_VD = self._table("embed_VD")
+        if cfg.positions == "learned":
+            self.positions_TD = self._table("positions_TD")
+        if cfg.num_token_types:
+            self.types_YD = self._table("types_YD")
+        if cfg.embed_norm:
+            self.norm = Norm(cfg)
 
-    def __call__(self, tokens_BT, positions_BT, dtype) -> jax.Array:
+    def declare(self):
+        if self.cfg.embed_norm:
+            self.norm.declare()
+
+    def __call__(
+        self, tokens_BT, positions_BT, types_BT=None, dtype=jnp.float32, table_VD=None
+    ) -> jax.Array:
+        """[B, T, D]; `table_VD` stands in where there is no embedding of its own."""
+        cfg = self.cfg
+        table_VD = self.embed_VD if cfg.own_embedding else table_VD
         # Gathering from a table split over D would make the compiler replicate the
         # result and split it again; gathering D first costs less.
-        x_BTD = constrain(self.embed_VD, "VD")[tokens_BT].astype(dtype)
-        if self.cfg.positions == "learned":
+        x_BTD = constrain(table_VD, "VD")[tokens_BT].astype(dtype)
+        if cfg.embed_scale != 1.0:
+            x_BTD = x_BTD * jnp.asarray(cfg.embed_scale, dtype)
+        if cfg.positions == "learned":
             positions_TD = constrain(self.positions_TD, "SD")
-            x_BTD = x_BTD + positions_TD[positions_BT].astype(dtype)
+            rows_BT = positions_BT + cfg.position_offset
+            x_BTD = x_BTD + positions_TD[rows_BT].astype(dtype)
+        if cfg.positions == "sinusoidal":
+            x_BTD = x_BTD + sinusoids(positions_BT, cfg.width).astype(dtype)
+        if cfg.num_token_types:
+            types_BT = jnp.zeros_like(tokens_BT) if types_BT is None else types_BT
+            x_BTD = x_BTD + self.types_YD[types_BT].astype(dtype)
+        if cfg.embed_norm:
+            x_BTD = self.norm(x_BTD)
         return constrain(x_BTD, "BTD")
+
+    def _table(self, name: str) -> jax.Array:
+        return self.param(name, nn.initializers.normal(STD), self.cfg.shape(name))
+
+
+def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
+    """[B, T, D]: sines of falling frequencies, then cosines (Vaswani et al. 2017)."""
+    freqs = 10000.0 ** (-jnp.arange(0, width, 2) / width)
+    angles = positions_BT[..., None] * freqs[None, None]
+    cosines = jnp.cos(angles[..., : width // 2])
+    return jnp.concatenate([jnp.sin(angles), cosines], axis=-1)
 
 
 class Head(Cell):
-    """The untied output projection."""
+    """What lies between the last hidden state and the logits, where not shared."""
 
     def setup(self):
-        self.head_DV = self.matrix("head_DV", "D")
+        cfg = self.cfg
+        if cfg.head_transform != "none":
+            self.dense_DM = self.matrix("dense_DM", "D")
+            has_bias = cfg.head_transform_bias
+            self.dense_bias_M = self.vector("dense_bias_M") if has_bias else None
+        if cfg.head_transform == "norm":
+            self.norm = Norm(cfg)
+        if cfg.head == "lm":
+            self.head_DV = None if cfg.tied else self.matrix("head_DV", "D")
+            self.bias = self.vector("bias_V") if cfg.head_bias else None
+        if cfg.head == "classes":
+            self.head_DO = self.matrix("head_DO", "D")
+            self.bias = self.vector("bias_O") if cfg.head_bias else None
 
+    def declare(self):
+        if self.cfg.head_transform == "norm":
+            self.norm.declare()
 
-def readout(
-    hidden: jax.Array, weight_DV: jax.Array, softcap: float | None
-) -> jax.Array:
-    """float32 logits of hidden states with any leading axes."""
-    weight_DV = weight_DV.astype(hidden.dtype)
-    logits = linear("...D,DV->...V", hidden, weight_DV, jnp.float32)
-    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+    def transform(self, hidden: jax.Array) -> jax.Array:
+        """What the head reads, of hidden states with any leading axes."""
+        cfg = self.cfg
+        if cfg.head_transform == "none":
+            return hidden
+        hidden = dense("...D,DM->...M", hidden, self.dense_DM, self.dense_bias_M)
+        if cfg.head_transform == "tanh":
+            return jnp.tanh(hidden)
+        return self.norm(ACTIVATIONS[cfg.activation](hidden))
+
+    def __call__(self, hidden, table_VD=None) -> jax.Array:
+        """float32 logits; `table_VD` is the embedding, to which a head may be tied."""
+        cfg = self.cfg
+        hidden = self.transform(hidden)
+        if cfg.head_scale != 1.0:
+            hidden = hidden * jnp.asarray(cfg.head_scale, hidden.dtype)
+        if cfg.head == "lm":
+            weight, equation = table_VD.T if cfg.tied else self.head_DV, "...D,DV->...V"
+        else:
+            weight, equation = self.head_DO, "...D,DO->...O"
+        logits = linear(equation, hidden, weight.astype(hidden.dtype), jnp.float32)
+        if self.bias is not None:
+            logits = logits + self.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
+        cap = cfg.logits_softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)

@@ -1,8 +1,8 @@
 """Scaled dot-product attention (Vaswani et al. 2017) with grouped keys and values.
 
 One entry, `attend`, and three kernels with the same result: `reference` holds all T x S
-scores; `chunked` goes by blocks of queries, skips what the mask hides, and knows no
-softcap; `cudnn` is NVIDIA's fused one.
+scores, and alone knows softcap and bias; `chunked` goes by blocks of queries and skips
+what the mask hides; `cudnn` is NVIDIA's fused one.
 """
 
 import jax
@@ -24,31 +24,37 @@ def attend(
     *,
     scale: float,
     softcap: float | None = None,
+    bias_BNTS: jax.Array | None = None,
     kernel: str = "auto",
 ) -> jax.Array:
     """The attention output, [B, T, N, H], in q's dtype; scores and softmax in float32.
 
     N must be a multiple of K: query head n reads key/value head n // (N / K). With
-    `softcap` = c the scaled scores become c * tanh(score / c) before the mask. A query
-    that sees no key at all gets an average of values: finite, and meaningless.
+    `softcap` = c the scaled scores become c * tanh(score / c); then a bias, whose B may
+    be 1, is added; then the mask hides. A query that sees no key at all gets an average
+    of values: finite, and meaningless.
     """
     dims.check(q_BTNH=q_BTNH, k_BSKH=k_BSKH, v_BSKH=v_BSKH)
+    if softcap is not None or bias_BNTS is not None:
+        kernel = "reference"
     if kernel == "auto":
-        kernel = _choose(q_BTNH, k_BSKH, mask, softcap)
+        kernel = _choose(q_BTNH, mask)
     if kernel == "cudnn":
         return _cudnn(q_BTNH, k_BSKH, v_BSKH, mask, scale)
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
     # Scaling q once costs less than scaling all scores.
     q_BTKGH = (q_BTNH * scale).reshape(B, T, K, N // K, H)
-    if kernel == "chunked" and softcap is None:
+    if kernel == "chunked":
         out_BTKGH = _chunked(q_BTKGH, k_BSKH, v_BSKH, mask)
     else:
-        out_BTKGH = _reference(q_BTKGH, k_BSKH, v_BSKH, mask, softcap)
+        if bias_BNTS is not None:
+            bias_BNTS = bias_BNTS.reshape(-1, K, N // K, *bias_BNTS.shape[2:])
+        out_BTKGH = _reference(q_BTKGH, k_BSKH, v_BSKH, mask, softcap, bias_BNTS)
     return out_BTKGH.reshape(B, T, N, H)
 
 
-def _choose(q_BTNH, k_BSKH, mask: Mask, softcap) -> str:
+def _choose(q_BTNH, mask: Mask) -> str:
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.shape.get("sequence", 1) > 1:
         return "reference"  # each device already holds a part of the queries only
@@ -56,7 +62,6 @@ def _choose(q_BTNH, k_BSKH, mask: Mask, softcap) -> str:
     fits_cudnn = (
         jax.default_backend() == "gpu"
         and q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
-        and softcap is None
         and q_BTNH.shape[-1] % 8 == 0
         and q_BTNH.shape[-1] <= 128
         and mask.is_static()
@@ -65,10 +70,10 @@ def _choose(q_BTNH, k_BSKH, mask: Mask, softcap) -> str:
     )
     if fits_cudnn:
         return "cudnn"
-    return "chunked" if T > MIN_BLOCK and softcap is None else "reference"
+    return "chunked" if T > MIN_BLOCK else "reference"
 
 
-def _scores(q_BTKGH, k_BSKH, mask: Mask, start: int, low: int, softcap=None):
+def _scores(q_BTKGH, k_BSKH, mask: Mask, start: int, low: int, softcap=None, bias=None):
     """float32 scores of queries start.. and keys low.., the lowest where hidden."""
     T, S = q_BTKGH.shape[1], k_BSKH.shape[1]
     scores_BKGTS = jnp.einsum(
@@ -76,6 +81,8 @@ def _scores(q_BTKGH, k_BSKH, mask: Mask, start: int, low: int, softcap=None):
     )
     if softcap is not None:
         scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
+    if bias is not None:
+        scores_BKGTS = scores_BKGTS + bias.astype(jnp.float32)
     seen_BTS = mask.dense(slice(start, start + T), slice(low, low + S))
     if seen_BTS is None:
         return scores_BKGTS
@@ -83,8 +90,8 @@ def _scores(q_BTKGH, k_BSKH, mask: Mask, start: int, low: int, softcap=None):
     return jnp.where(seen_BTS[:, None, None], scores_BKGTS, hidden)
 
 
-def _reference(q_BTKGH, k_BSKH, v_BSKH, mask: Mask, softcap):
-    scores_BKGTS = _scores(q_BTKGH, k_BSKH, mask, 0, 0, softcap)
+def _reference(q_BTKGH, k_BSKH, v_BSKH, mask: Mask, softcap, bias_BKGTS):
+    scores_BKGTS = _scores(q_BTKGH, k_BSKH, mask, 0, 0, softcap, bias_BKGTS)
     weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
 

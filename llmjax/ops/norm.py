@@ -17,11 +17,12 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def layer_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: float
 ) -> jax.Array:
     """(x - mean) / std * scale + bias over the last axis, in float32, as x.dtype."""
     x32 = x.astype(jnp.float32)
     mean = jnp.mean(x32, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
     y = (x32 - mean) * jax.lax.rsqrt(variance + eps)
-    return (y * align(scale, x) + align(bias, x)).astype(x.dtype)
+    y = y * align(scale, x)
+    return (y if bias is None else y + align(bias, x)).astype(x.dtype)

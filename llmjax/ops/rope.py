@@ -34,8 +34,13 @@ def rotation(positions_BT: jax.Array, freqs: np.ndarray) -> tuple[jax.Array, jax
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns each pair (x[i], x[i + H/2]) of the last axis of [B, T, heads, H]."""
-    half = x.shape[-1] // 2
-    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    """Turns pairs (x[i], x[i + R/2]) of the last axis of x [B, T, heads, H].
+
+    cos and sin are [B, T, 1, R/2]; what lies beyond R in the axis is left as it is.
+    """
+    half = cos.shape[-1]
+    a, b, rest = jnp.split(x, [half, 2 * half], axis=-1)
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return turned.astype(x.dtype)
+    turned = turned.astype(x.dtype)
+    return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned

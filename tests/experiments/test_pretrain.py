@@ -96,11 +96,11 @@ def test_bits_per_byte_by_hand(unbroken):
     from llmjax.config import ComputeConfig
     from llmjax.data import store
     from llmjax.load import load
-    from llmjax.models import decoder
+    from llmjax.models import transformer
 
     workdir, _ = unbroken
     cfg, params, _ = load(workdir)
-    model = decoder.make(cfg, ComputeConfig())
+    model = transformer.make(cfg, ComputeConfig())
     documents = store.open_store(next(workdir.glob("data/validation-*")))
     nats, num_bytes = 0.0, 0
     for index in range(len(documents)):

@@ -79,7 +79,7 @@ BAD = [
     ("gpt2", {"input_ids": IDS * 1.0}, "input_ids must be integers, not float64"),
     ("gpt2", {"input_ids": -IDS}, "input_ids holds -1, outside 0..60"),
     ("gpt2", {"input_ids": IDS + 2**40}, "not an int32"),
-    ("gpt2", {"input_ids": np.ones((1, 30), int)}, "position_ids holds 29"),
+    ("gpt2", {"input_ids": np.ones((1, 30), int)}, "input_ids has 30 tokens"),
     ("gpt2", {"input_ids": IDS, "position_ids": IDS - 2}, "position_ids holds -1"),
     ("gpt2", {"input_ids": IDS, "attention_mask": IDS}, "attention_mask holds 2"),
     ("gpt2", {"input_ids": IDS, "attention_mask": IDS.T}, "has shape (3, 1)"),

@@ -14,7 +14,7 @@ import safetensors.numpy
 from llmjax.config import Layer, RopeScaling
 from llmjax.interop import fields, hf
 from llmjax.interop import safetensors as ours
-from llmjax.models import decoder, presets
+from llmjax.models import presets, transformer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NAMES = ("gpt2", "llama_tied", "llama_biased")
@@ -66,7 +66,7 @@ def test_presets_are_expressible(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_tree_is_the_model_s_own(name):
     cfg, params = hf.load(GOLDEN / name)
-    expected = jax.eval_shape(decoder.make(cfg).init, jax.random.key(0))
+    expected = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, expected)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
 
@@ -209,7 +209,7 @@ def test_field_is_refused_by_name(name, field, value, message, tmp_path):
     ("family", "changes", "field"),
     [
         ("llama", {"pattern": (Layer(window=8),)}, "pattern"),
-        ("llama", {"qk_norm": True}, "qk_norm"),
+        ("llama", {"qk_norm": "head"}, "qk_norm"),
         ("llama", {"out_bias": True}, "out_bias"),
         ("gpt2", {}, "num_kv_heads"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from llmjax.config import ComputeConfig
 from llmjax.interop import hf
-from llmjax.models import decoder
+from llmjax.models import transformer
 
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch")
@@ -40,7 +40,7 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
 def test_export_computes_the_same_in_transformers(config, tmp_path):
     cfg = hf.config_from_json(config)
-    model = decoder.make(cfg, ComputeConfig(dtype="float32"))
+    model = transformer.make(cfg, ComputeConfig(dtype="float32"))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(

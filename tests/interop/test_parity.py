@@ -5,62 +5,15 @@ every position that is not padding.
 """
 
 import dataclasses
-import functools
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.interop import hf
-from llmjax.models import decoder
+from tests.interop.parity import BAR, CASES, GOLDEN, golden, run, worst
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NAMES = ("gpt2", "llama_tied", "llama_biased")
-CASES = ("plain", "right", "left", "left_positions")
-BAR = 1e-4
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def forward(cfg: ModelConfig, params: dict, batch: dict) -> tuple:
-    model = decoder.make(cfg, ComputeConfig(dtype="float32", layers="scan"))
-    output = model.apply(params, batch, hiddens=True)
-    return model.readout(params, output.hidden_BTD), output.hiddens
-
-
-def run(cfg: ModelConfig, params: dict, inputs: dict) -> dict[str, np.ndarray]:
-    """logits and hidden_i, by transformers' names of inputs and outputs."""
-    ids = inputs["input_ids"]
-    positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-    batch = {
-        "tokens": ids,
-        "segment_ids": inputs.get("attention_mask", np.ones_like(ids)),
-        "positions": inputs.get("position_ids", positions),
-    }
-    with jax.default_matmul_precision("highest"):
-        logits, hiddens = forward(cfg, params, batch)
-    named = {f"hidden_{i}": np.asarray(hidden) for i, hidden in enumerate(hiddens)}
-    return {"logits": np.asarray(logits)} | named
-
-
-def golden(name: str, case: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / name / "golden.npz") as file:
-        return {
-            key.removeprefix(f"{case}/"): file[key]
-            for key in file
-            if key.startswith(f"{case}/")
-        }
-
-
-def worst(cfg: ModelConfig, params: dict, expected: dict) -> float:
-    """The largest difference over logits and hidden states at real positions."""
-    got = run(cfg, params, expected)
-    assert got.keys() == {k for k in expected if k.startswith(("logits", "hidden"))}
-    real = expected.get("attention_mask", np.ones_like(expected["input_ids"])) > 0
-    return max(
-        float(abs(value - expected[key])[real].max()) for key, value in got.items()
-    )
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,7 +13,7 @@ import pytest
 
 from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.interop import gguf
-from llmjax.models import decoder, presets
+from llmjax.models import presets, transformer
 from tests import assets
 
 pytestmark = [pytest.mark.assets, pytest.mark.slow]
@@ -39,7 +39,7 @@ def loaded(path):
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(cfg: ModelConfig, params: dict, tokens_BT: np.ndarray) -> jax.Array:
-    model = decoder.make(cfg, ComputeConfig(dtype="float32", layers="scan"))
+    model = transformer.make(cfg, ComputeConfig(dtype="float32", layers="scan"))
     output = model.apply(params, {"tokens": tokens_BT})
     return model.readout(params, output.hidden_BTD)
 

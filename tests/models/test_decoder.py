@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from llmjax.config import ComputeConfig, Layer, ModelConfig
-from llmjax.models import decoder, presets
+from llmjax.models import presets, transformer
 
 LLAMA = ModelConfig(
     vocab_size=61, num_layers=4, width=24, num_heads=4, num_kv_heads=2, head_width=8,
-    ff_width=40, context=160, tied=False, qk_norm=True, attention_softcap=20.0,
-    logits_softcap=10.0, pattern=(Layer(window=7), Layer(rope=False)),
+    ff_width=40, context=160, tied=False, qk_norm="head", attention_softcap=20.0,
+    logits_softcap=10.0, pattern=(Layer(window=7), Layer(rope="none")),
 )  # fmt: skip
 GPT2 = dataclasses.replace(
     presets.get("gpt2"), vocab_size=61, num_layers=3, width=24, num_heads=3,
@@ -34,13 +34,13 @@ def redraw(params, seed=0):
 @pytest.fixture(name="case", params=CONFIGS)
 def _case(request):
     cfg = CONFIGS[request.param]
-    params = redraw(jax.jit(decoder.make(cfg).init)(jax.random.key(0)))
+    params = redraw(jax.jit(transformer.make(cfg).init)(jax.random.key(0)))
     tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, (2, 150))
     return cfg, params, tokens
 
 
 def logits(cfg, params, batch, compute=ComputeConfig(), **kwargs):
-    model = decoder.make(cfg, compute)
+    model = transformer.make(cfg, compute)
 
     @jax.jit
     def run(params, batch):
@@ -109,7 +109,7 @@ def test_the_future_is_not_seen(case):
 @pytest.mark.parametrize("layers", ["scan", "unroll"])
 def test_cached_decoding_equals_the_full_forward(case, layers):
     cfg, params, tokens = case
-    model = decoder.make(cfg, ComputeConfig(layers=layers))
+    model = transformer.make(cfg, ComputeConfig(layers=layers))
     expected, _ = logits(cfg, params, {"tokens": tokens[:, :24]})
     cache = model.init_cache(2, 32)
     step = jax.jit(
@@ -158,13 +158,13 @@ def test_init_does_not_run_the_model(monkeypatch):
         raise AssertionError("the forward pass was traced")
 
     monkeypatch.setattr(attention, "attend", refuse)
-    params = jax.eval_shape(decoder.make(LLAMA).init, jax.random.key(0))
+    params = jax.eval_shape(transformer.make(LLAMA).init, jax.random.key(0))
     assert params["blocks"]["attention"]["q_DNH"].shape == (4, 24, 4, 8)
 
 
 def test_init_has_the_scale_it_should(case):
     cfg = dataclasses.replace(case[0], width=256, ff_width=512)
-    params = jax.jit(decoder.make(cfg).init)(jax.random.key(0))
+    params = jax.jit(transformer.make(cfg).init)(jax.random.key(0))
     blocks = params["blocks"]
     assert np.std(params["embed"]["embed_VD"]) == pytest.approx(0.02, rel=0.05)
     assert np.std(blocks["attention"]["q_DNH"]) == pytest.approx(256**-0.5, rel=0.05)

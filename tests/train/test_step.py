@@ -10,14 +10,14 @@ import pytest
 from llmjax import losses, optim, sharding
 from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.metrics import reduce_metrics
-from llmjax.models import decoder
+from llmjax.models import transformer
 from llmjax.train import hooks
 from llmjax.train.state import init_state
 from llmjax.train.step import make_step
 
 CFG = ModelConfig(
     vocab_size=64, num_layers=2, width=32, num_heads=4, num_kv_heads=2, head_width=8,
-    ff_width=64, context=32, qk_norm=True,
+    ff_width=64, context=32, qk_norm="head",
 )  # fmt: skip
 MESHES = [
     "fsdp=8",
@@ -43,7 +43,7 @@ def make_batch(seed=0, rows=8, width=32):
 
 def setup(mesh, compute=ComputeConfig(), name="adamw", **kwargs):
     """(state, step) of the small model; call under `jax.set_mesh(mesh)`."""
-    model = decoder.make(CFG, compute)
+    model = transformer.make(CFG, compute)
     tx, _ = optim.make(optim.OptimConfig(name=name, lr=1e-2, schedule="linear"), 20)
     state = init_state(
         model.init, tx, mesh, jax.random.key(0), ema="ema_decay" in kwargs

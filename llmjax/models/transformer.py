@@ -1,0 +1,141 @@
+"""All transformers: a config becomes four pure functions.
+
+Decoder (GPT-2, Llama and their kin), encoder (BERT), encoder-decoder (T5, BART): the
+same trunk, once or twice, under another mask.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from llmjax.config import ComputeConfig, ModelConfig
+from llmjax.models import trunk
+from llmjax.nn.attention import Attention
+from llmjax.nn.embed import Head
+from llmjax.ops.mask import Mask
+from llmjax.sharding import constrain
+from llmjax.types import Batch, Key, Model, Output, Params
+
+
+def make(cfg: ModelConfig, compute: ComputeConfig = ComputeConfig()) -> Model:
+    """The model that `cfg` describes."""
+    return Model(
+        init=partial(_init, cfg),
+        apply=partial(_apply, cfg, compute),
+        readout=partial(_readout, cfg),
+        init_cache=partial(_init_cache, cfg),
+    )
+
+
+def pool(
+    cfg: ModelConfig, hidden_BTD: jax.Array, segment_BT: jax.Array | None = None
+) -> jax.Array:
+    """A vector for each text, [B, D]: the first token's, or the mean of the real ones.
+
+    segment_BT: 0 at padding. None where there is none.
+    """
+    if cfg.pooling == "first":
+        return hidden_BTD[:, 0]
+    if segment_BT is None:
+        return hidden_BTD.mean(axis=1)
+    real_BT1 = (segment_BT > 0).astype(hidden_BTD.dtype)[..., None]
+    count_B1 = jnp.maximum(real_BT1.sum(axis=1), 1)
+    return (hidden_BTD * real_BT1).sum(axis=1) / count_B1
+
+
+def transform(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    """Hidden states as the head reads them; BERT's pooler is this of `pool`."""
+    return Head(cfg).apply({"params": params["head"]}, hidden, method="transform")
+
+
+def _init(cfg: ModelConfig, key: Key) -> Params:
+    trunk_key, head_key, encoder_key = jax.random.split(key, 3)
+    params = trunk.init(cfg, trunk_key)
+    head = Head(cfg).init(head_key, method="declare").get("params", {})
+    if head:
+        params["head"] = head
+    if cfg.encoder is not None:
+        params["encoder"] = trunk.init(cfg.encoder, encoder_key)
+    return params
+
+
+def _apply(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    cache=None,
+    key: Key | None = None,
+    hiddens: bool = False,
+) -> Output:
+    """batch: tokens [B, T]; optional positions, segment_ids (0 is padding) and
+    token_types, [B, T], and prefix_B: so many tokens of a row are seen by all of it.
+
+    With an encoder also encoder_tokens [B, S], and optional encoder_positions and
+    encoder_segment_ids. With a cache the tokens continue each row at the cache's index,
+    and encoder_tokens are needed once: the cache keeps the keys and values made of
+    them. Positions default to 0, 1, 2, ... in the row. Only with a key is anything
+    dropped.
+    """
+    source, encoder_hiddens = None, None
+    if cfg.encoder is not None:
+        if "encoder_tokens" in batch:
+            source, encoder_hiddens = _encode(cfg, compute, params, batch, key)
+            if cache is not None:
+                cache = cache | source
+        source = _source(cache or source, batch)
+    hidden_BTD, cache, outputs = trunk.run(
+        cfg, compute, params, batch, cache=cache, source=source, key=key
+    )
+    if not hiddens:
+        return Output(hidden_BTD, cache)
+    return Output(hidden_BTD, cache, outputs, encoder_hiddens)
+
+
+def _encode(cfg: ModelConfig, compute: ComputeConfig, params, batch, key):
+    """What cross-attention needs of the source, in the form a cache keeps it."""
+    names = {"encoder_tokens", "encoder_positions", "encoder_segment_ids"}
+    inputs = {k.removeprefix("encoder_"): batch[k] for k in names & batch.keys()}
+    key = None if key is None else jax.random.fold_in(key, cfg.num_layers)
+    encoded_BSD, _, hiddens = trunk.run(
+        cfg.encoder, compute, params["encoder"], inputs, key=key,
+        table_VD=params["embed"]["embed_VD"],
+    )  # fmt: skip
+
+    def keys_values(cross):
+        return Attention(cfg, is_cross=True).apply(
+            {"params": cross}, encoded_BSD, method="keys_values"
+        )
+
+    k_LBSKH, v_LBSKH = jax.vmap(keys_values)(params["blocks"]["cross"])
+    segments_BS = inputs.get("segment_ids", jnp.ones_like(inputs["tokens"]))
+    source = {
+        "source_k_LBSKH": constrain(k_LBSKH, "LBSKH"),
+        "source_v_LBSKH": constrain(v_LBSKH, "LBSKH"),
+        "source_segments_BS": segments_BS,
+    }
+    return source, hiddens
+
+
+def _source(kept: Params, batch: Batch) -> trunk.Source:
+    segments_BT = batch.get("segment_ids")
+    if segments_BT is None:
+        segments_BT = jnp.ones_like(batch["tokens"])
+    mask = Mask(query_segment_BT=segments_BT, key_segment_BS=kept["source_segments_BS"])
+    return trunk.Source(kept["source_k_LBSKH"], kept["source_v_LBSKH"], mask)
+
+
+def _readout(cfg: ModelConfig, params: Params, hidden) -> jax.Array:
+    table_VD = params["embed"].get("embed_VD")
+    return Head(cfg).apply({"params": params.get("head", {})}, hidden, table_VD)
+
+
+def _init_cache(cfg: ModelConfig, batch_size: int, num_tokens: int, dtype=jnp.float32):
+    shape = (cfg.num_layers, batch_size, num_tokens, cfg.num_kv_heads, cfg.head_width)
+    return {
+        "k_LBSKH": jnp.zeros(shape, dtype),
+        "v_LBSKH": jnp.zeros(shape, dtype),
+        "index_B": jnp.zeros((batch_size,), jnp.int32),
+    }

@@ -1,0 +1,156 @@
+"""What every structure has: embeddings, a stack of blocks, a final norm."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from llmjax.config import ComputeConfig, ModelConfig
+from llmjax.models import stack
+from llmjax.nn.attention import Context, relative_bias
+from llmjax.nn.embed import Embed
+from llmjax.nn.norm import Norm
+from llmjax.ops import relative, rope
+from llmjax.ops.mask import Mask
+from llmjax.types import Batch, Key, Params
+
+RELATIVE_STD = 0.02
+
+
+class Source(NamedTuple):
+    """What cross-attention reads: every layer's keys and values, and who sees which."""
+
+    k_LBSKH: jax.Array
+    v_LBSKH: jax.Array
+    mask: Mask
+
+
+def init(cfg: ModelConfig, key: Key) -> Params:
+    """The parameters of a trunk: embed, blocks, and by config relative, final_norm."""
+    embed_key, blocks_key, norm_key, relative_key = jax.random.split(key, 4)
+    params = {
+        "embed": Embed(cfg).init(embed_key, method="declare").get("params", {}),
+        "blocks": stack.init(cfg, blocks_key),
+    }
+    if cfg.positions == "relative" and cfg.relative_shared:
+        shape = cfg.shape("relative_UN")
+        table_UN = RELATIVE_STD * jax.random.normal(relative_key, shape)
+        params["relative"] = {"relative_UN": table_UN}
+    if cfg.final_norm:
+        params["final_norm"] = Norm(cfg).init(norm_key, method="declare")["params"]
+    return params
+
+
+def run(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    cache: Params | None = None,
+    source: Source | None = None,
+    table_VD: jax.Array | None = None,
+    key: Key | None = None,
+) -> tuple[jax.Array, Params | None, Sequence[jax.Array]]:
+    """(hidden_BTD, cache, hiddens): hiddens are those of `types.Output`.
+
+    batch: tokens [B, T]; optional positions, segment_ids (0 is padding), token_types,
+      all [B, T], and prefix_B.
+    cache: k_LBSKH, v_LBSKH and index_B; the tokens continue each row there.
+    """
+    index_BT = _index(batch["tokens"], cache)
+    positions_BT = batch.get("positions")
+    if positions_BT is None:
+        positions_BT = _positions(cfg, batch["tokens"], index_BT)
+    embedded_BTD = Embed(cfg).apply(
+        {"params": params["embed"]}, batch["tokens"], positions_BT,
+        batch.get("token_types"), _dtype(compute), table_VD,
+    )  # fmt: skip
+    context = Context(
+        mask=_mask(cfg, batch, cache, index_BT),
+        rotations=_rotations(cfg, positions_BT),
+        **_relative(cfg, params, index_BT, cache),
+        index_B=None if cache is None else cache["index_B"],
+        source_mask=None if source is None else source.mask,
+        key=key,
+        kernel=compute.attention,
+        dropout=compute.dropout,
+    )
+    layers = None if cache is None else {k: cache[k] for k in ("k_LBSKH", "v_LBSKH")}
+    per_layer = {"params": params["blocks"]}
+    if source is not None:
+        per_layer["source"] = (source.k_LBSKH, source.v_LBSKH)
+    x_BTD, layers, outputs = stack.run(
+        cfg, compute, per_layer, embedded_BTD, context, layers
+    )
+    if cfg.final_norm:
+        x_BTD = Norm(cfg).apply({"params": params["final_norm"]}, x_BTD)
+    if cache is not None:
+        cache = cache | layers | {"index_B": cache["index_B"] + index_BT.shape[1]}
+    return x_BTD, cache, (embedded_BTD, *outputs[:-1], x_BTD)
+
+
+def _index(tokens_BT, cache) -> jax.Array:
+    """Where each token stands in its row: [1 or B, T]."""
+    index_BT = jnp.arange(tokens_BT.shape[1])[None]
+    return index_BT if cache is None else cache["index_B"][:, None] + index_BT
+
+
+def _positions(cfg: ModelConfig, tokens_BT, index_BT) -> jax.Array:
+    if cfg.position_skips_id is None:
+        return index_BT
+    counted_BT = tokens_BT != cfg.position_skips_id
+    return jnp.where(counted_BT, jnp.cumsum(counted_BT, axis=1) - 1, -1)
+
+
+def _dtype(compute: ComputeConfig):
+    if compute.dtype != "auto":
+        return jnp.dtype(compute.dtype)
+    # XLA emulates bfloat16 on a CPU, at a loss.
+    return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def _mask(cfg: ModelConfig, batch: Batch, cache, index_BT) -> Mask:
+    causal, prefix_B = cfg.structure == "decoder", batch.get("prefix_B")
+    if cache is None:
+        segments = batch.get("segment_ids")
+        return Mask(
+            causal=causal, prefix_B=prefix_B,
+            query_segment_BT=segments, key_segment_BS=segments,
+        )  # fmt: skip
+    # Slots that are not written yet come after every query, so causality hides them.
+    slots = jnp.arange(cache["k_LBSKH"].shape[2])[None]
+    return Mask(
+        causal=True, prefix_B=prefix_B, query_index_BT=index_BT, key_index_BS=slots
+    )
+
+
+def _rotations(cfg: ModelConfig, positions_BT):
+    if cfg.positions != "rope":
+        return None
+    width = cfg.rope_width or cfg.head_width
+    bases = {
+        "global": (cfg.rope_theta, cfg.rope_scaling),
+        "local": (cfg.local_rope_theta, cfg.local_rope_scaling),
+    }
+    used = {cfg.layer(index).rope for index in range(cfg.period)}
+    return {
+        name: rope.rotation(positions_BT, rope.frequencies(width, *base))
+        for name, base in bases.items()
+        if name in used
+    }
+
+
+def _relative(cfg: ModelConfig, params: Params, index_BT, cache) -> dict:
+    if cfg.positions != "relative":
+        return {}
+    keys = index_BT if cache is None else jnp.arange(cache["k_LBSKH"].shape[2])[None]
+    buckets_BTS = relative.buckets(
+        keys[:, None, :] - index_BT[:, :, None], cfg.relative_buckets,
+        cfg.relative_distance, bidirectional=cfg.structure == "encoder",
+    )  # fmt: skip
+    if not cfg.relative_shared:
+        return {"buckets_BTS": buckets_BTS}
+    table_UN = params["relative"]["relative_UN"]
+    return {"bias_BNTS": relative_bias(table_UN, buckets_BTS)}
