@@ -20,23 +20,26 @@ from llmjax.types import Metrics
 
 
 class Count(NamedTuple):
-    """Sizes and costs of a decoder under every convention in use.
+    """Sizes and costs of a model under every convention in use.
 
     Parameters:
       total: every array; a tied head counts once.
-      non_embedding: without the tables of tokens and positions, and without the head
-        (Kaplan et al. 2020, arXiv:2001.08361).
+      non_embedding: without the tables of tokens, positions and token types, and
+        without the head (Kaplan et al. 2020, arXiv:2001.08361).
       matmul: the weights that each token is multiplied with: the matrices of the
-        blocks, and the head even when tied; no biases, no norms.
+        blocks, and the head even when tied; no biases, no norms. A head of classes,
+        which reads one vector of a text, is left out.
     FLOPs per token of training, where backward costs twice forward and what is
     recomputed to save memory is not counted:
       six_total, six_non_embedding, six_matmul: 6 N, with N as above.
       exact: six_matmul plus attention, every query times every key of the row:
         12 L (N H) T. The convention of MFU (Chowdhery et al. 2022, arXiv:2204.02311).
       exact_causal: the same, with only those keys that a causal query sees, T / 2 on
-        average, to be exact (T + 1) / 2.
+        average, to be exact (T + 1) / 2; in an encoder it is `exact`.
       forward, forward_causal: a third of these two.
-    In a layer with a sliding window a query has no more keys than the window.
+    In a layer with a sliding window a query has no more keys than the window. With an
+    encoder, the exact ones are per token of the target, its share of the source
+    included; matmul is what a source token and a target token meet together.
     """
 
     total: int
@@ -51,29 +54,34 @@ class Count(NamedTuple):
     forward_causal: float
 
 
-def count(cfg: ModelConfig, num_tokens: int | None = None) -> Count:
+def count(
+    cfg: ModelConfig,
+    num_tokens: int | None = None,
+    num_source_tokens: int | None = None,
+) -> Count:
     """The sizes of the model, and its FLOPs per token in rows of `num_tokens`.
 
-    `num_tokens` is by default the model's context.
+    Both lengths are by default the context, of the model and of its encoder.
     """
     num_tokens = num_tokens or cfg.context
-    embeddings, matrices, vectors, head = _names(cfg)
-    blocks = cfg.num_layers * (_size(cfg, matrices) + _size(cfg, vectors))
-    non_embedding = blocks + _size(cfg, _norm(cfg))
-    total = (
-        _size(cfg, embeddings) + non_embedding + (0 if cfg.tied else _size(cfg, head))
+    total, non_embedding, matmul = _sizes(cfg)
+    forward, forward_causal = (
+        2 * matmul + keys for keys in _attention_flops(cfg, num_tokens)
     )
-    matmul = cfg.num_layers * _size(cfg, matrices) + _size(cfg, head)
-
-    windows = [cfg.layer(index).window or num_tokens for index in range(cfg.num_layers)]
-    windows = [min(window, num_tokens) for window in windows]
-    keys = sum(windows)
-    # Query t, from 0, sees min(t + 1, window) keys: this is the mean over the row.
-    keys_causal = sum(w - w * (w - 1) / (2 * num_tokens) for w in windows)
-    # Scores and weighted values are each a multiplication and an addition per key.
-    per_key = 4 * cfg.num_heads * cfg.head_width
-    forward = 2 * matmul + per_key * keys
-    forward_causal = 2 * matmul + per_key * keys_causal
+    if cfg.encoder is not None:
+        num_source_tokens = num_source_tokens or cfg.encoder.context
+        encoder = count(cfg.encoder, num_source_tokens)
+        total, non_embedding = (
+            total + encoder.total,
+            non_embedding + encoder.non_embedding,
+        )
+        to_source = cfg.num_layers * _size(cfg, ["k_DKH", "v_DKH"])
+        to_target = cfg.num_layers * _size(cfg, ["q_DNH", "o_NHD"])
+        matmul += encoder.matmul + to_source + to_target
+        source = encoder.forward + 2 * to_source
+        crossed = 2 * to_target + source * num_source_tokens / num_tokens
+        crossed += cfg.num_layers * _flops_per_key(cfg) * num_source_tokens
+        forward, forward_causal = forward + crossed, forward_causal + crossed
     return Count(
         total, non_embedding, matmul,
         6.0 * total, 6.0 * non_embedding, 6.0 * matmul,
@@ -82,26 +90,77 @@ def count(cfg: ModelConfig, num_tokens: int | None = None) -> Count:
     )  # fmt: skip
 
 
-def _names(cfg: ModelConfig) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Parameters by name: embeddings; a block's matrices; its vectors; the head."""
-    embeddings = ["embed_VD"] + ["positions_TD"] * (cfg.positions == "learned")
-    matrices = ["q_DNH", "k_DKH", "v_DKH", "o_NHD", "up_DF", "down_FD"]
-    matrices += ["gate_DF"] * cfg.gated
-    vectors = 2 * _norm(cfg)
-    vectors += ["q_bias_NH", "k_bias_KH", "v_bias_KH"] * cfg.qkv_bias
+def _sizes(cfg: ModelConfig) -> tuple[int, int, int]:
+    """total, non_embedding and matmul of `Count`, without an encoder's own."""
+    tables = ["embed_VD"] * cfg.own_embedding
+    tables += ["positions_TD"] * (cfg.positions == "learned")
+    tables += ["types_YD"] * (cfg.num_token_types > 0)
+    matrices, others = _block_names(cfg)
+    block = _size(cfg, matrices) + _size(cfg, others)
+    apart = _norm(cfg) * (cfg.embed_norm + cfg.final_norm)
+    apart += ["relative_UN"] * (cfg.positions == "relative" and cfg.relative_shared)
+    head, head_others = _head_names(cfg)
+    non_embedding = cfg.num_layers * block + _size(cfg, apart)
+    total = _size(cfg, tables) + non_embedding + _size(cfg, head + head_others)
+    matmul = cfg.num_layers * _size(cfg, matrices)
+    if cfg.head == "lm" and cfg.own_embedding:
+        matmul += _size(cfg, head) + cfg.tied * _size(cfg, ["head_DV"])
+    return total, non_embedding, matmul
+
+
+def _block_names(cfg: ModelConfig) -> tuple[list[str], list[str]]:
+    """The parameters of a block by name: its matrices, and those of all its tokens
+    once; cross-attention's matrices, which source and target share, with the latter."""
+    attention = ["q_DNH", "k_DKH", "v_DKH", "o_NHD"]
+    vectors = ["q_bias_NH", "k_bias_KH", "v_bias_KH"] * cfg.qkv_bias
     vectors += ["o_bias_D"] * cfg.out_bias
     vectors += ["q_norm_H", "k_norm_H"] * (cfg.qk_norm == "head")
-    vectors += ["up_bias_F", "down_bias_D"] * cfg.mlp_bias
-    vectors += ["gate_bias_F"] * (cfg.mlp_bias and cfg.gated)
-    return embeddings, matrices, vectors, ["head_DV"]
+    vectors += ["q_norm_NH", "k_norm_KH"] * (cfg.qk_norm == "full")
+    others = vectors + (attention + vectors) * (cfg.encoder is not None)
+    own_table = cfg.positions == "relative" and not cfg.relative_shared
+    others += ["relative_UN"] * own_table
+    others += ["up_bias_F", "down_bias_D"] * cfg.mlp_bias
+    others += ["gate_bias_F"] * (cfg.mlp_bias and cfg.gated)
+    num_norms = 2 + (cfg.encoder is not None) + 2 * (cfg.norms == "sandwich")
+    matrices = attention + ["up_DF", "down_FD"] + ["gate_DF"] * cfg.gated
+    return matrices, others + num_norms * _norm(cfg)
+
+
+def _head_names(cfg: ModelConfig) -> tuple[list[str], list[str]]:
+    """The head's own matrices, and its vectors."""
+    transforms = cfg.head_transform != "none"
+    matrices = ["dense_DM"] * transforms
+    matrices += ["head_DV"] * (cfg.head == "lm" and not cfg.tied)
+    vectors = ["dense_bias_M"] * (transforms and cfg.head_transform_bias)
+    vectors += _norm(cfg) * (cfg.head_transform == "norm")
+    vectors += ["bias_V"] * (cfg.head == "lm" and cfg.head_bias)
+    vectors += ["bias_O"] * (cfg.head == "classes" and cfg.head_bias)
+    return matrices, vectors + ["head_DO"] * (cfg.head == "classes")
 
 
 def _norm(cfg: ModelConfig) -> list[str]:
-    return ["scale_D"] + ["bias_D"] * (cfg.norm == "layer")
+    return ["scale_D"] + ["bias_D"] * (cfg.norm == "layer" and cfg.norm_bias)
 
 
 def _size(cfg: ModelConfig, names: list[str]) -> int:
     return sum(math.prod(cfg.shape(name)) for name in names)
+
+
+def _flops_per_key(cfg: ModelConfig) -> int:
+    # Scores and weighted values are each a multiplication and an addition per key.
+    return 4 * cfg.num_heads * cfg.head_width
+
+
+def _attention_flops(cfg: ModelConfig, num_tokens: int) -> tuple[float, float]:
+    """Of a query's self-attention in all layers: over all keys, and causal ones."""
+    windows = [cfg.layer(index).window or num_tokens for index in range(cfg.num_layers)]
+    if cfg.structure == "encoder":
+        windows = [min(2 * window - 1, num_tokens) for window in windows]
+        return (_flops_per_key(cfg) * sum(windows),) * 2
+    windows = [min(window, num_tokens) for window in windows]
+    # Query t, from 0, sees min(t + 1, window) keys: this is the mean over the row.
+    causal = sum(w - w * (w - 1) / (2 * num_tokens) for w in windows)
+    return _flops_per_key(cfg) * sum(windows), _flops_per_key(cfg) * causal
 
 
 # Dense peak in FLOP/s, bfloat16 with float32 sums, from the makers' data sheets. The

@@ -77,6 +77,60 @@ def test_counts_are_those_of_the_real_parameters(cfg):
     assert counted.matmul == size((matrices, head))
 
 
+ENCODER = dataclasses.replace(
+    ODD, structure="encoder", positions="relative", relative_shared=False,
+    head="none", final_norm=False, context=14,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        dataclasses.replace(
+            ODD, structure="encoder", embed_norm=True, num_token_types=3, norm="rms",
+            head_transform="norm", head_bias=True, tied=True, final_norm=False,
+        ),
+        dataclasses.replace(
+            ODD, head="classes", head_transform="tanh", num_classes=5, head_bias=True,
+            norms="sandwich", norm_bias=False, qk_norm="full", position_offset=2,
+            positions="learned",
+        ),
+        dataclasses.replace(ODD, encoder=ENCODER, positions="relative"),
+        dataclasses.replace(
+            ODD, encoder=dataclasses.replace(ENCODER, own_embedding=False), tied=True
+        ),
+    ],
+    ids=["mlm", "classes", "relative", "shared embedding"],
+)  # fmt: skip
+def test_every_structure_is_counted_whole(cfg):
+    params = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
+    tables = [params["embed"], params.get("encoder", {}).get("embed", {})]
+    tables = [leaf for part in tables for name, leaf in part.items() if name != "norm"]
+    counted = metrics.count(cfg)
+    assert counted.total == size(params)
+    head = size(params.get("head", {}))
+    assert counted.non_embedding == size(params) - size(tables) - head
+
+
+def test_flops_of_an_encoder_decoder_are_those_of_its_forward_pass():
+    encoder = dataclasses.replace(
+        ENCODER, width=128, num_heads=2, num_kv_heads=2, head_width=64, ff_width=64
+    )
+    cfg = dataclasses.replace(
+        ODD, width=128, head_width=32, ff_width=256, vocab_size=512, encoder=encoder
+    )
+    model = transformer.make(cfg, ComputeConfig(attention="reference"))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+
+    def forward(params, tokens_BT, encoder_tokens_BS):
+        batch = {"tokens": tokens_BT, "encoder_tokens": encoder_tokens_BS}
+        return model.readout(params, model.apply(params, batch).hidden_BTD)
+
+    ids = [jax.ShapeDtypeStruct((1, length), jnp.int32) for length in (24, 40)]
+    jaxpr = jax.make_jaxpr(forward)(params, *ids)
+    assert dot_flops(jaxpr.jaxpr) == metrics.count(cfg, 24, 40).forward * 24
+
+
 MATRICES = ("q_DNH", "k_DKH", "v_DKH", "o_NHD", "gate_DF", "up_DF", "down_FD")
 
 
