@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from llmjax.data.mixture import Mixture
+from llmjax.data.objectives import Corrupted
 from llmjax.data.pack import Batch, Packed
 
 
@@ -19,7 +20,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Packed | Mixture,
+        dataset: Packed | Mixture | Corrupted,
         batch_size: int,
         seed: int,
         *,
@@ -45,9 +46,9 @@ class Batches:
 
 
 def eval_batches(
-    dataset: Packed,
+    dataset: Packed | Corrupted,
     batch_size: int,
-    token_bytes: np.ndarray,
+    token_bytes: np.ndarray | None = None,
     *,
     max_rows: int | None = None,
     process_index: int = 0,
@@ -56,8 +57,8 @@ def eval_batches(
     """One pass over the rows of a dataset, or over `max_rows` of them: always the same.
 
     The last batch is filled up with rows of weight zero, so that all have one shape.
-    Each has one more array, "target_bytes": the UTF-8 bytes that the target stands for,
-    by `token_bytes` (see `Tokenizer.token_bytes`), and 0 where the weight is 0. Then
+    With `token_bytes` (see `Tokenizer.token_bytes`) each has one more array: the UTF-8
+    bytes that the target stands for, "target_bytes", 0 where the weight is 0. Then
 
         bits per byte = sum(weights * loss) / log(2) / sum(target_bytes)
 
@@ -71,9 +72,12 @@ def eval_batches(
         rows = first + process_index * local + np.arange(local)
         batch = dataset.take(np.minimum(rows, num_rows - 1), seed=0)
         beyond = rows >= num_rows
-        batch = {name: np.where(beyond[:, None], 0, a) for name, a in batch.items()}
-        bytes_BT = token_bytes[batch["targets"]] * (batch["weights"] > 0)
-        yield {**batch, "target_bytes": bytes_BT.astype(np.int32)}
+        for array in batch.values():
+            array[beyond] = 0
+        if token_bytes is not None:
+            bytes_BT = token_bytes[batch["targets"]] * (batch["weights"] > 0)
+            batch["target_bytes"] = bytes_BT.astype(np.int32)
+        yield batch
 
 
 def _check_share(batch_size: int, process_index: int, process_count: int) -> None:

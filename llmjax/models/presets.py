@@ -45,6 +45,7 @@ PRESETS = {
     "tiny": ModelConfig(num_layers=2, width=64, num_heads=4, num_kv_heads=2,
                         head_width=16, ff_width=192, context=128),
     "quickstart": from_depth(4, vocab_size=4096),
+    "translate": from_depth(4, vocab_size=4096, context=128),
     "gpt2": _gpt2(12, 768, 12),
     "gpt2_medium": _gpt2(24, 1024, 16),
     "gpt2_large": _gpt2(36, 1280, 20),

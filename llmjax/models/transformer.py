@@ -4,6 +4,8 @@ Decoder (GPT-2, Llama and their kin), encoder (BERT), encoder-decoder (T5, BART)
 same trunk, once or twice, under another mask.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -25,6 +27,13 @@ def make(cfg: ModelConfig, compute: ComputeConfig = ComputeConfig()) -> Model:
         apply=partial(_apply, cfg, compute),
         readout=partial(_readout, cfg),
         init_cache=partial(_init_cache, cfg),
+    )
+
+
+def encoder_of(cfg: ModelConfig) -> ModelConfig:
+    """An encoder of the decoder's own sizes, which shares its embedding table."""
+    return dataclasses.replace(
+        cfg, structure="encoder", encoder=None, head="none", own_embedding=False
     )
 
 
@@ -82,10 +91,10 @@ def _apply(
     source, encoder_hiddens = None, None
     if cfg.encoder is not None:
         if "encoder_tokens" in batch:
-            source, encoder_hiddens = _encode(cfg, compute, params, batch, key)
+            source, encoder_hiddens = encode(cfg, compute, params, batch, key)
             if cache is not None:
                 cache = cache | source
-        source = _source(cache or source, batch)
+        source = read_source(cache or source, batch)
     hidden_BTD, cache, outputs = trunk.run(
         cfg, compute, params, batch, cache=cache, source=source, key=key
     )
@@ -94,10 +103,15 @@ def _apply(
     return Output(hidden_BTD, cache, outputs, encoder_hiddens)
 
 
-def _encode(cfg: ModelConfig, compute: ComputeConfig, params, batch, key):
-    """What cross-attention needs of the source, in the form a cache keeps it."""
-    names = {"encoder_tokens", "encoder_positions", "encoder_segment_ids"}
-    inputs = {k.removeprefix("encoder_"): batch[k] for k in names & batch.keys()}
+def encode(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    params: Params,
+    batch: Batch,
+    key: Key | None = None,
+) -> tuple[Params, Sequence[jax.Array]]:
+    """What cross-attention needs of the source, as a cache keeps it; the hiddens."""
+    inputs = encoder_inputs(batch)
     key = None if key is None else jax.random.fold_in(key, cfg.num_layers)
     encoded_BSD, _, hiddens = trunk.run(
         cfg.encoder, compute, params["encoder"], inputs, key=key,
@@ -119,7 +133,14 @@ def _encode(cfg: ModelConfig, compute: ComputeConfig, params, batch, key):
     return source, hiddens
 
 
-def _source(kept: Params, batch: Batch) -> trunk.Source:
+def encoder_inputs(batch: Batch) -> Batch:
+    """The batch of the encoder alone."""
+    names = {"encoder_tokens", "encoder_positions", "encoder_segment_ids"}
+    return {k.removeprefix("encoder_"): batch[k] for k in names & batch.keys()}
+
+
+def read_source(kept: Params, batch: Batch) -> trunk.Source:
+    """What `encode` made, or a cache has kept, for the target tokens of the batch."""
     segments_BT = batch.get("segment_ids")
     if segments_BT is None:
         segments_BT = jnp.ones_like(batch["tokens"])

@@ -59,6 +59,37 @@ def run(
       all [B, T], and prefix_B.
     cache: k_LBSKH, v_LBSKH and index_B; the tokens continue each row there.
     """
+    embedded_BTD, context = begin(
+        cfg, compute, params, batch,
+        cache=cache, source=source, table_VD=table_VD, key=key,
+    )  # fmt: skip
+    layers = None if cache is None else {k: cache[k] for k in ("k_LBSKH", "v_LBSKH")}
+    per_layer = {"params": params["blocks"]}
+    if source is not None:
+        per_layer["source"] = (source.k_LBSKH, source.v_LBSKH)
+    x_BTD, layers, outputs = stack.run(
+        cfg, compute, per_layer, embedded_BTD, context, layers
+    )
+    if cfg.final_norm:
+        x_BTD = Norm(cfg).apply({"params": params["final_norm"]}, x_BTD)
+    if cache is not None:
+        num_new = batch["tokens"].shape[1]
+        cache = cache | layers | {"index_B": cache["index_B"] + num_new}
+    return x_BTD, cache, (embedded_BTD, *outputs[:-1], x_BTD)
+
+
+def begin(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    cache: Params | None = None,
+    source: Source | None = None,
+    table_VD: jax.Array | None = None,
+    key: Key | None = None,
+) -> tuple[jax.Array, Context]:
+    """(embedded_BTD, context): what the first block reads, and what all share."""
     index_BT = _index(batch["tokens"], cache)
     positions_BT = batch.get("positions")
     if positions_BT is None:
@@ -77,18 +108,7 @@ def run(
         kernel=compute.attention,
         dropout=compute.dropout,
     )
-    layers = None if cache is None else {k: cache[k] for k in ("k_LBSKH", "v_LBSKH")}
-    per_layer = {"params": params["blocks"]}
-    if source is not None:
-        per_layer["source"] = (source.k_LBSKH, source.v_LBSKH)
-    x_BTD, layers, outputs = stack.run(
-        cfg, compute, per_layer, embedded_BTD, context, layers
-    )
-    if cfg.final_norm:
-        x_BTD = Norm(cfg).apply({"params": params["final_norm"]}, x_BTD)
-    if cache is not None:
-        cache = cache | layers | {"index_B": cache["index_B"] + index_BT.shape[1]}
-    return x_BTD, cache, (embedded_BTD, *outputs[:-1], x_BTD)
+    return embedded_BTD, context
 
 
 def _index(tokens_BT, cache) -> jax.Array:
@@ -114,10 +134,14 @@ def _dtype(compute: ComputeConfig):
 def _mask(cfg: ModelConfig, batch: Batch, cache, index_BT) -> Mask:
     causal, prefix_B = cfg.structure == "decoder", batch.get("prefix_B")
     if cache is None:
-        segments = batch.get("segment_ids")
+        segments = queries = batch.get("segment_ids")
+        if segments is not None and not causal:
+            # Padding reads the first document: a text padded on the left is pooled
+            # there, by its first position, in other implementations.
+            queries = jnp.maximum(segments, 1)
         return Mask(
             causal=causal, prefix_B=prefix_B,
-            query_segment_BT=segments, key_segment_BS=segments,
+            query_segment_BT=queries, key_segment_BS=segments,
         )  # fmt: skip
     # Slots that are not written yet come after every query, so causality hides them.
     slots = jnp.arange(cache["k_LBSKH"].shape[2])[None]
@@ -135,11 +159,13 @@ def _rotations(cfg: ModelConfig, positions_BT):
         "local": (cfg.local_rope_theta, cfg.local_rope_scaling),
     }
     used = {cfg.layer(index).rope for index in range(cfg.period)}
-    return {
-        name: rope.rotation(positions_BT, rope.frequencies(width, *base))
-        for name, base in bases.items()
-        if name in used
-    }
+    rotations = {}
+    for name, (theta, scaling) in bases.items():
+        if name in used:
+            freqs = rope.frequencies(width, theta, scaling)
+            amplitude = 1.0 if scaling is None else scaling.amplitude
+            rotations[name] = rope.rotation(positions_BT, freqs, amplitude)
+    return rotations
 
 
 def _relative(cfg: ModelConfig, params: Params, index_BT, cache) -> dict:

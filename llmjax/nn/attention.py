@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from llmjax.config import Layer, attention_scale
 from llmjax.nn.cell import Cell, dense
 from llmjax.ops import norm, rope
-from llmjax.ops.attention import attend
+from llmjax.ops.attention import attend, weights
 from llmjax.ops.mask import Mask
 from llmjax.sharding import constrain
 
@@ -115,15 +115,19 @@ class Attention(Cell):
 
     def _mix(self, q_BTNH, k_BSKH, v_BSKH, mask, context: Context, bias_BNTS=None):
         # S is not sharded: with a `sequence` axis, keys and values are gathered here.
-        out_BTNH = attend(
-            constrain(q_BTNH, "BTNH"),
-            constrain(k_BSKH.astype(q_BTNH.dtype), "BSKH"),
-            constrain(v_BSKH.astype(q_BTNH.dtype), "BSKH"),
-            mask,
+        q_BTNH = constrain(q_BTNH, "BTNH")
+        k_BSKH = constrain(k_BSKH.astype(q_BTNH.dtype), "BSKH")
+        v_BSKH = constrain(v_BSKH.astype(q_BTNH.dtype), "BSKH")
+        options = dict(
             scale=attention_scale(self.cfg),
             softcap=self.cfg.attention_softcap,
             bias_BNTS=bias_BNTS,
-            kernel=context.kernel,
+        )
+        if self.is_mutable_collection("intermediates"):  # somebody wants to look
+            weights_BNTS = weights(q_BTNH, k_BSKH, mask, **options)
+            self.sow("intermediates", "weights_BNTS", weights_BNTS)
+        out_BTNH = attend(
+            q_BTNH, k_BSKH, v_BSKH, mask, kernel=context.kernel, **options
         )
         out_BTNH = constrain(out_BTNH, "BTNH")
         out_BTD = dense("BTNH,NHD->BTD", out_BTNH, self.o_NHD, self.o_bias_D)

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llmjax.nn.cell import Cell, dense
 from llmjax.nn.mlp import ACTIVATIONS
@@ -47,7 +48,8 @@ class Embed(Cell):
             rows_BT = positions_BT + cfg.position_offset
             x_BTD = x_BTD + positions_TD[rows_BT].astype(dtype)
         if cfg.positions == "sinusoidal":
-            x_BTD = x_BTD + sinusoids(positions_BT, cfg.width).astype(dtype)
+            table_TD = jnp.asarray(sinusoids(cfg.context, cfg.width), dtype)
+            x_BTD = x_BTD + table_TD[positions_BT]
         if cfg.num_token_types:
             types_BT = jnp.zeros_like(tokens_BT) if types_BT is None else types_BT
             x_BTD = x_BTD + self.types_YD[types_BT].astype(dtype)
@@ -59,12 +61,13 @@ class Embed(Cell):
         return self.param(name, nn.initializers.normal(STD), self.cfg.shape(name))
 
 
-def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
-    """[B, T, D]: sines of falling frequencies, then cosines (Vaswani et al. 2017)."""
-    freqs = 10000.0 ** (-jnp.arange(0, width, 2) / width)
-    angles = positions_BT[..., None] * freqs[None, None]
-    cosines = jnp.cos(angles[..., : width // 2])
-    return jnp.concatenate([jnp.sin(angles), cosines], axis=-1)
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """[T, D]: sines of falling frequencies, then cosines (Vaswani et al. 2017)."""
+    freqs = 10000.0 ** (-np.arange(0, width, 2) / width)
+    # In float64: an angle of many turns would keep few digits of its last one.
+    angles = np.arange(length)[:, None] * freqs
+    table_TD = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :width]
+    return table_TD.astype(np.float32)
 
 
 class Head(Cell):
@@ -97,7 +100,7 @@ class Head(Cell):
         hidden = dense("...D,DM->...M", hidden, self.dense_DM, self.dense_bias_M)
         if cfg.head_transform == "tanh":
             return jnp.tanh(hidden)
-        return self.norm(ACTIVATIONS[cfg.activation](hidden))
+        return self.norm(ACTIVATIONS[cfg.head_activation](hidden))
 
     def __call__(self, hidden, table_VD=None) -> jax.Array:
         """float32 logits; `table_VD` is the embedding, to which a head may be tied."""

@@ -41,17 +41,44 @@ def attend(
         kernel = _choose(q_BTNH, mask)
     if kernel == "cudnn":
         return _cudnn(q_BTNH, k_BSKH, v_BSKH, mask, scale)
-    B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    # Scaling q once costs less than scaling all scores.
-    q_BTKGH = (q_BTNH * scale).reshape(B, T, K, N // K, H)
+    q_BTKGH, bias_BKGTS = _grouped(q_BTNH, k_BSKH.shape[2], scale, bias_BNTS)
     if kernel == "chunked":
         out_BTKGH = _chunked(q_BTKGH, k_BSKH, v_BSKH, mask)
     else:
-        if bias_BNTS is not None:
-            bias_BNTS = bias_BNTS.reshape(-1, K, N // K, *bias_BNTS.shape[2:])
-        out_BTKGH = _reference(q_BTKGH, k_BSKH, v_BSKH, mask, softcap, bias_BNTS)
-    return out_BTKGH.reshape(B, T, N, H)
+        weights_BKGTS = _weights(q_BTKGH, k_BSKH, mask, softcap, bias_BKGTS)
+        weights_BKGTS = weights_BKGTS.astype(v_BSKH.dtype)
+        out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
+    return out_BTKGH.reshape(q_BTNH.shape)
+
+
+def weights(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    mask: Mask,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    bias_BNTS: jax.Array | None = None,
+) -> jax.Array:
+    """What `attend` mixes the values with, to look at: [B, N, T, S] in float32.
+
+    Each row sums to 1; a key that its query does not see has exactly 0. (A query that
+    sees no key at all has equal weights.)
+    """
+    dims.check(q_BTNH=q_BTNH, k_BSKH=k_BSKH)
+    q_BTKGH, bias_BKGTS = _grouped(q_BTNH, k_BSKH.shape[2], scale, bias_BNTS)
+    weights_BKGTS = _weights(q_BTKGH, k_BSKH, mask, softcap, bias_BKGTS)
+    B, T, N, _ = q_BTNH.shape
+    return weights_BKGTS.reshape(B, N, T, -1)
+
+
+def _grouped(q_BTNH, K: int, scale: float, bias_BNTS):
+    """Scaled queries, and the bias if any, by the key/value head that they read."""
+    B, T, N, H = q_BTNH.shape
+    if bias_BNTS is not None:
+        bias_BNTS = bias_BNTS.reshape(-1, K, N // K, *bias_BNTS.shape[2:])
+    # Scaling q once costs less than scaling all scores.
+    return (q_BTNH * scale).reshape(B, T, K, N // K, H), bias_BNTS
 
 
 def _choose(q_BTNH, mask: Mask) -> str:
@@ -90,10 +117,9 @@ def _scores(q_BTKGH, k_BSKH, mask: Mask, start: int, low: int, softcap=None, bia
     return jnp.where(seen_BTS[:, None, None], scores_BKGTS, hidden)
 
 
-def _reference(q_BTKGH, k_BSKH, v_BSKH, mask: Mask, softcap, bias_BKGTS):
+def _weights(q_BTKGH, k_BSKH, mask: Mask, softcap, bias_BKGTS):
     scores_BKGTS = _scores(q_BTKGH, k_BSKH, mask, 0, 0, softcap, bias_BKGTS)
-    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
+    return jax.nn.softmax(scores_BKGTS, axis=-1)
 
 
 @jax.custom_vjp

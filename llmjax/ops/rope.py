@@ -19,6 +19,9 @@ def frequencies(
         return freqs
     if scaling.kind == "linear":
         return (freqs / scaling.factor).astype(np.float32)
+    if scaling.kind == "yarn":
+        kept = 1 - _yarn_ramp(head_width, theta, scaling)
+        return (freqs * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
     # Llama 3.1: wavelengths beyond context / low_freq_factor are stretched, those
     # under context / high_freq_factor kept, a linear blend between.
     turns = scaling.original_context * freqs / (2 * math.pi)
@@ -27,10 +30,28 @@ def frequencies(
     return (freqs * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
 
 
-def rotation(positions_BT: jax.Array, freqs: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def _yarn_ramp(head_width: int, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """How much of each frequency is stretched, 0 to 1 (YaRN, Peng et al. 2023)."""
+
+    def index(turns: float) -> float:
+        """Of the frequency that turns so many times within the original context."""
+        wavelength = scaling.original_context / turns
+        return head_width * math.log(wavelength / (2 * math.pi), theta) / 2
+
+    low, high = index(scaling.beta_fast), index(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_width - 1)
+    width = high - low or 0.001
+    return np.clip((np.arange((head_width + 1) // 2) - low) / width, 0, 1)
+
+
+def rotation(
+    positions_BT: jax.Array, freqs: np.ndarray, amplitude: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
     """cos and sin of the angle of each position and frequency: two [B, T, 1, H/2]."""
     angles = positions_BT[..., None, None].astype(jnp.float32) * freqs[None, None, None]
-    return jnp.cos(angles), jnp.sin(angles)
+    return amplitude * jnp.cos(angles), amplitude * jnp.sin(angles)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -86,8 +86,11 @@ def evaluate(evaluate_fn: Callable[[Any], dict], record: Recorder) -> Hook:
     def call(step: int, state: TrainState, metrics: Metrics | None) -> None:
         figures = evaluate_fn(averaged(state))
         record.note(step, figures)
-        bits = figures["val_bits_per_byte"]
-        record.say(f"step {step}: held-out text at {bits:.3f} bits per byte")
+        parts = [
+            f"{name.removeprefix('val_').replace('_', ' ')} {value:.3f}"
+            for name, value in figures.items()
+        ]
+        record.say(f"step {step}: held out, {', '.join(parts)}")
 
     return call
 

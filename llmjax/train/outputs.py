@@ -1,6 +1,7 @@
 """What a pre-training run says at its start and leaves at its end."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,25 @@ next:
 def announce(
     folder: Path, config: dict[str, Any], text: Corpus, state: TrainState, mesh: Mesh
 ) -> None:
-    """Writes config.json and flags; prints the text, the model, and its sharding."""
+    """Says which text is learned; then as `begin`."""
+    if distributed.is_first():
+        Console(highlight=False, soft_wrap=True).print(
+            f"text: {text.num_bytes / MIB:.1f} MiB to learn, "
+            f"{text.validation.store.meta.num_bytes / MIB:.2f} MiB held out, "
+            f"{config['model'].vocab_size} tokens in the vocabulary, "
+            f"rows {text.train.fill:.1%} full"
+        )
+    begin(folder, config, state, mesh)
+
+
+def begin(folder: Path, config: dict[str, Any], state: TrainState, mesh: Mesh) -> None:
+    """Writes config.json; prints the model, its sharding, and what is resumed."""
     if not distributed.is_first():
         return
     write_json(folder / "config.json", config | {"versions": versions()})
     console = Console(highlight=False, soft_wrap=True)
     cfg: ModelConfig = config["model"]
     size = metrics.count(cfg)
-    console.print(
-        f"text: {text.num_bytes / MIB:.1f} MiB to learn, "
-        f"{text.validation.store.meta.num_bytes / MIB:.2f} MiB held out, "
-        f"{cfg.vocab_size} tokens in the vocabulary, rows {text.train.fill:.1%} full"
-    )
     console.print(
         f"model: {size.total / 1e6:.2f} M parameters ({size.non_embedding / 1e6:.2f} M "
         f"without embeddings), {cfg.num_layers} layers, width {cfg.width}, "
@@ -55,6 +63,19 @@ def announce(
         console.print(f"resumed at step {int(state.step)} from {folder}/checkpoints")
 
 
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Rows by column name, as `report.table` has them, in the terminal."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(_short(row.get(name, "")) for name in names))
+    Console(highlight=False).print(table)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
+
+
 def finish(
     folder: Path,
     config: dict[str, Any],
@@ -67,15 +88,15 @@ def finish(
 
     samples: {"before training": texts, "after training": texts}.
     """
-    summary = record.summary() | {"secs": secs}
     bits = compression_baselines(text.held_out_texts())
-    write_json(folder / "summary.json", summary | {"baselines": bits})
-    bits["this run"] = summary["val_bits_per_byte"]
+    summary = record.summary() | {"secs": secs, "baselines": bits}
+    bits = bits | {"this run": summary["val_bits_per_byte"]}
     bits = sorted(bits.items(), key=lambda item: item[1])
     rows = [{"": name, "bits per byte": f"{value:.3f}"} for name, value in bits]
-    _write_report(
-        folder / "report.html", config, record.history, summary, rows, samples
-    )
+    sections = [("Held-out text", report.table(rows))]
+    for title, texts in samples.items():
+        sections.append((f"Samples {title}", "".join(map(report.text_block, texts))))
+    write(folder, "Pre-training", config, record, summary, sections)
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table("held-out text", "bits per byte", box=None)
@@ -89,9 +110,20 @@ def finish(
     console.print(NEXT.format(folder=folder), markup=False)
 
 
-def _write_report(path: Path, config, history, summary, bits, samples) -> None:
+def write(
+    folder: Path,
+    title: str,
+    config: dict[str, Any],
+    record: Recorder,
+    summary: dict[str, Any],
+    sections: Sequence[tuple[str, str]],
+) -> None:
+    """Writes summary.json, and report.html with `sections` (heading, HTML) before the
+    curves of the run."""
+    write_json(folder / "summary.json", summary)
+
     def curve(name: str, title: str, style: str) -> report.Series:
-        lines = [line for line in history if name in line]
+        lines = [line for line in record.history if name in line]
         steps = [line["step"] for line in lines]
         return report.Series(title, steps, [line[name] for line in lines], style)
 
@@ -99,20 +131,19 @@ def _write_report(path: Path, config, history, summary, bits, samples) -> None:
         curve("loss", "training", "smooth"), curve("val_loss", "held out", "marks")
     ]  # fmt: skip
     speed = [curve("tokens_per_s", "tokens per second", "line")]
+    plain = {name: _plain(value) for name, value in config.items()}
+    figures = {k: v for k, v in summary.items() if isinstance(v, int | float)}
     sections = [
-        ("Result", report.figures(summary)),
-        ("Held-out text", report.table(bits)),
+        ("Result", report.figures(figures)),
+        *sections,
         ("Loss", report.line_chart(losses, x_label="step", y_label="nats per token")),
         (
             "Speed",
             report.line_chart(speed, x_label="step", y_label="tokens per second"),
         ),
+        ("Config", report.key_values(plain)),
     ]
-    for title, texts in samples.items():
-        sections.append((f"Samples {title}", "".join(map(report.text_block, texts))))
-    plain = {name: _plain(value) for name, value in config.items()}
-    sections.append(("Config", report.key_values(plain)))
-    report.write(path, "Pre-training", sections)
+    report.write(folder / "report.html", title, sections)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,8 @@ WINDOW_STEPS = 50  # of which the throughput shown is the median
 class Recorder:
     """Takes the figures of each step, adds the throughput, and passes them on.
 
+    lengths: the tokens of a row, of its target and, with an encoder, of its source; by
+      default the context.
     history: the lines of metrics.jsonl, those before an interruption too.
     Only the first process writes or speaks.
     """
@@ -32,10 +34,14 @@ class Recorder:
         start: int,
         num_steps: int,
         data: Prefetch,
+        *,
+        lengths: tuple[int, ...] = (),
     ):
         self._num_steps, self._log_every, self._data = num_steps, knobs.log_every, data
-        self._tokens_per_step = knobs.batch_size * cfg.context
-        self._flops_per_step = self._tokens_per_step * metrics.count(cfg).exact
+        lengths = lengths or (cfg.context,)
+        self._tokens_per_step = knobs.batch_size * sum(lengths)
+        per_row = metrics.count(cfg, *lengths).exact * lengths[0]
+        self._flops_per_step = knobs.batch_size * per_row
         self._peak = metrics.find_peak(jax.devices())
         self._window = collections.deque(maxlen=WINDOW_STEPS)
         self._total_secs, self._said_at_secs = 0.0, 0.0
@@ -112,7 +118,7 @@ class Recorder:
         for line in self.history:
             latest |= line
         names = ("val_bits_per_byte", "val_loss", "loss", "step", "tokens_per_s", "mfu")
-        figures = {name: latest.get(name) for name in names}
+        figures = {name: latest[name] for name in names if name in latest}
         return {("num_steps" if k == "step" else k): v for k, v in figures.items()}
 
     def _say_plainly(self, step: int, text: str) -> None:
