@@ -54,8 +54,9 @@ def main():
             vocab_size=cfg.vocab_size, special_ids=[text.tokenizer.eos_id],
         )  # fmt: skip
 
-    rows = objectives.Corrupted(text.train, mask, "masked_lm")
-    held_out = objectives.Corrupted(text.validation, mask, "masked_lm")
+    name = f"masked_lm {mask_id}"
+    rows = objectives.Corrupted(text.train, mask, name)
+    held_out = objectives.Corrupted(text.validation, mask, name)
     share = distributed.share()
     batches = Batches(rows, knobs.batch_size, run.seed, **share)
     looks = list(eval_batches(held_out, knobs.batch_size, **share))

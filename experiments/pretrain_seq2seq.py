@@ -56,8 +56,9 @@ def main():
             num_sentinels=NUM_SENTINELS, eos_id=eos_id, start_id=eos_id,
         )  # fmt: skip
 
-    rows = objectives.Corrupted(text.train, corrupt, "span_corruption")
-    held_out = objectives.Corrupted(text.validation, corrupt, "span_corruption")
+    name = f"span_corruption {cfg.vocab_size} {NUM_SENTINELS}"
+    rows = objectives.Corrupted(text.train, corrupt, name)
+    held_out = objectives.Corrupted(text.validation, corrupt, name)
     share = distributed.share()
     batches = Batches(rows, knobs.batch_size, run.seed, **share)
     looks = list(eval_batches(held_out, knobs.batch_size, **share))

@@ -116,8 +116,9 @@ def show(folder, rows, texts, corpus) -> None:
     ]
     sections = [("Scores", report.table(rows)), ("Samples", report.table(samples))]
     report.write(folder / "report.html", "Translation", sections)
+    for sample in samples[:3]:
+        print("\n".join(f"{name:>15}: {text}" for name, text in sample.items()), "\n")
     outputs.print_table(rows)
-    outputs.print_table(samples[:3])
     print(f"report: {folder}/report.html")
 
 

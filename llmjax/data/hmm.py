@@ -27,8 +27,8 @@ class HmmConfig:
         10 masked symbols, given the others (encoder)       1.018
         the same, also given the masked ones before it      0.984
 
-    With one symbol of context a decoder is 0.13 above its floor, with two 0.02; with
-    one unmasked symbol on either side an encoder is 0.17 above, with two 0.04.
+    One symbol of context leaves a decoder 0.13 above its floor, two leave 0.02. Where a
+    single symbol is masked, one on either side leaves an encoder 0.17 above, two 0.04.
     """
 
     num_states: int = field(6, "hidden states")

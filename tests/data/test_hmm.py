@@ -103,8 +103,8 @@ def compositions(total: int, parts: int) -> list[tuple[int, ...]]:
 def test_span_corruption_is_scored_with_the_lengths_of_its_spans(language):
     """By counting: every text with every choice of spans, as the corruption makes them.
 
-    Six symbols, half of them cut in two spans: of 3 x 3 pairs (lengths kept, lengths
-    cut) the encoder tells the first, so the targets have two cut lengths to tell.
+    Six symbols, half of them cut in two spans: 1 + 2 or 2 + 1 are kept, which the
+    encoder shows, and 1 + 2 or 2 + 1 are cut, which is for the targets to tell.
     """
     hmm, _, _ = language
     length, num_symbols = 6, hmm.emission.shape[1]
