@@ -45,7 +45,7 @@ LAYERS = (
     {"nn"},
     {"models", "interop", "losses", "optim", "lora", "data", "metrics", "checkpoint",
      "checkpoint_stream", "report"},
-    {"train", "generate", "load"},
+    {"train", "generate", "load", "attention_picture"},
     {"flags", "rl", "scaling", "evals", "serve"},
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

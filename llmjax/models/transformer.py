@@ -5,7 +5,7 @@ same trunk, once or twice, under another mask.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -37,6 +37,14 @@ def encoder_of(cfg: ModelConfig) -> ModelConfig:
     )
 
 
+def classifier_of(cfg: ModelConfig, num_classes: int) -> ModelConfig:
+    """The same trunk with a head of classes, which reads the mean of a text."""
+    return dataclasses.replace(
+        cfg, head="classes", tied=True, head_bias=True, head_transform="none",
+        head_scale=1.0, logits_softcap=None, pooling="mean", num_classes=num_classes,
+    )  # fmt: skip
+
+
 def pool(
     cfg: ModelConfig, hidden_BTD: jax.Array, segment_BT: jax.Array | None = None
 ) -> jax.Array:
@@ -58,12 +66,30 @@ def transform(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
     return Head(cfg).apply({"params": params["head"]}, hidden, method="transform")
 
 
+def classifier(
+    cfg: ModelConfig, compute: ComputeConfig = ComputeConfig()
+) -> Callable[..., jax.Array]:
+    """logits_BO(params, batch, key=None) of the classes that a text may be of."""
+    model = make(cfg, compute)
+
+    def logits_fn(params: Params, batch: Batch, key: Key | None = None) -> jax.Array:
+        hidden_BTD = model.apply(params, batch, key=key).hidden_BTD
+        pooled_BD = pool(cfg, hidden_BTD, batch.get("segment_ids"))
+        return model.readout(params, pooled_BD)
+
+    return logits_fn
+
+
+def with_new_head(cfg: ModelConfig, params: Params, key: Key) -> Params:
+    """The parameters of a trunk, under a fresh head instead of what head they have."""
+    params = {name: part for name, part in params.items() if name != "head"}
+    head = Head(cfg).init(key, method="declare").get("params", {})
+    return params | {"head": head} if head else params
+
+
 def _init(cfg: ModelConfig, key: Key) -> Params:
     trunk_key, head_key, encoder_key = jax.random.split(key, 3)
-    params = trunk.init(cfg, trunk_key)
-    head = Head(cfg).init(head_key, method="declare").get("params", {})
-    if head:
-        params["head"] = head
+    params = with_new_head(cfg, trunk.init(cfg, trunk_key), head_key)
     if cfg.encoder is not None:
         params["encoder"] = trunk.init(cfg.encoder, encoder_key)
     return params

@@ -29,10 +29,10 @@ class Source(NamedTuple):
 def init(cfg: ModelConfig, key: Key) -> Params:
     """The parameters of a trunk: embed, blocks, and by config relative, final_norm."""
     embed_key, blocks_key, norm_key, relative_key = jax.random.split(key, 4)
-    params = {
-        "embed": Embed(cfg).init(embed_key, method="declare").get("params", {}),
-        "blocks": stack.init(cfg, blocks_key),
-    }
+    params = {"blocks": stack.init(cfg, blocks_key)}
+    embed = Embed(cfg).init(embed_key, method="declare").get("params", {})
+    if embed:  # none in T5's encoder, which has its decoder's table and no other
+        params["embed"] = embed
     if cfg.positions == "relative" and cfg.relative_shared:
         shape = cfg.shape("relative_UN")
         table_UN = RELATIVE_STD * jax.random.normal(relative_key, shape)
@@ -95,7 +95,7 @@ def begin(
     if positions_BT is None:
         positions_BT = _positions(cfg, batch["tokens"], index_BT)
     embedded_BTD = Embed(cfg).apply(
-        {"params": params["embed"]}, batch["tokens"], positions_BT,
+        {"params": params.get("embed", {})}, batch["tokens"], positions_BT,
         batch.get("token_types"), _dtype(compute), table_VD,
     )  # fmt: skip
     context = Context(
