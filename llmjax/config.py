@@ -18,13 +18,19 @@ class RopeScaling:
 
     `llama3`: Llama 3.1's rule; low frequencies are divided by `factor`, high ones kept,
     those between are blended. `linear`: every position is divided by `factor`.
+    `yarn`: as llama3, but blended over the index of the frequency, from the one that
+    turns `beta_fast` times within the original context to that with `beta_slow`.
     """
 
-    kind: Literal["linear", "llama3"] = "linear"
+    kind: Literal["linear", "llama3", "yarn"] = "linear"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True  # round those two indices outwards
+    amplitude: float = 1.0  # cos and sin are multiplied by it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,7 @@ class ModelConfig:
         "decoder", "a decoder's tokens see those before them, an encoder's see all"
     )
     encoder: "ModelConfig | None" = dataclasses.field(default=None)
+    start_id: int = field(0, "the first token of a decoder that has an encoder")
 
     vocab_size: int = field(256, "V: number of token ids")
     num_layers: int = field(4, "L: number of blocks")
@@ -122,6 +129,9 @@ class ModelConfig:
         "none", "before the head: norm(act(dense(x))), as MLM heads, or tanh(dense(x))"
     )
     head_transform_bias: bool = field(True, "that dense layer has a bias")
+    head_activation: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"] = field(
+        "gelu", "act of norm(act(dense(x)))"
+    )
     pooling: Literal["first", "mean"] = field("first", "how a text becomes one vector")
     num_classes: int = field(2, "O: outputs of a head of classes; 1 for regression")
     logits_softcap: float | None = field(None, "logits become c * tanh(logits / c)")
@@ -140,12 +150,11 @@ class ModelConfig:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1")
         rope_width = self.rope_width or self.head_width
-        if self.positions == "rope" and (
-            rope_width % 2 or rope_width > self.head_width
-        ):
+        # An odd width (a share of the head, rounded down) turns one more: a whole pair.
+        if self.positions == "rope" and rope_width + rope_width % 2 > self.head_width:
             raise ValueError(
-                f"RoPE needs an even head_width or rope_width of at most "
-                f"{self.head_width}, got {rope_width}"
+                f"RoPE needs an even head_width or a smaller rope_width, "
+                f"got {rope_width} of {self.head_width}"
             )
         if self.encoder is not None:
             self._check_encoder(self.encoder)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.sharding import replicate
-from llmjax.types import Key, Model, Params
+from llmjax.types import Batch, Key, Model, Params
 
 BUCKET_TOKENS = 64  # lengths are rounded up, so that few programs are compiled
 
@@ -24,29 +24,28 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     stop_ids: Sequence[int] = (),
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """The new ids of each prompt, up to and without the first stop id.
 
     temperature: 0 takes the likeliest token; else ids are drawn from
       softmax(logits / temperature), by a key that depends on seed, row and step only.
     context: the model's; ValueError if a prompt and its continuation do not fit.
+    sources: what an encoder reads, one a prompt; a prompt then is how the target
+      begins, with `ModelConfig.start_id`.
     """
-    lengths = np.array([len(prompt) for prompt in prompts])
-    if not len(prompts) or lengths.min() < 1:
-        raise ValueError(
-            "an empty prompt: give at least one token, e.g. the end-of-text"
-        )
+    tokens_BT, lengths = _pad(prompts, "prompt")
     if lengths.max() + max_new_tokens > context:
         raise ValueError(
             f"a prompt of {lengths.max()} tokens and {max_new_tokens} new ones exceed "
             f"the context of {context} tokens; shorten one of them"
         )
-    width = _bucket(lengths.max())
-    tokens_BT = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in zip(tokens_BT, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    cache = model.init_cache(len(prompts), width + _bucket(max_new_tokens))
-    logits_BV, cache = prefill(model, params, tokens_BT, lengths, cache)
+    batch = {"tokens": tokens_BT}
+    if sources is not None:
+        batch |= _read_sources(sources, len(prompts), context)
+    num_slots = tokens_BT.shape[1] + _bucket(max_new_tokens)
+    cache = model.init_cache(len(prompts), num_slots)
+    logits_BV, cache = prefill(model, params, batch, lengths, cache)
     new_BT, _ = decode(
         model, params, logits_BV, cache, np.array(stop_ids or [-1], np.int32),
         jax.random.key(seed), jnp.float32(temperature), max_new_tokens,
@@ -81,6 +80,36 @@ def complete(
     return [prompt + tokenizer.decode(new) for prompt, new in pairs]
 
 
+def _pad(rows: Sequence[Sequence[int]], what: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ids padded on the right [B, T], how many of each row are real)."""
+    lengths = np.array([len(row) for row in rows])
+    if not len(rows) or lengths.min() < 1:
+        raise ValueError(
+            f"an empty {what}: give at least one token, e.g. the end-of-text"
+        )
+    ids_BT = np.zeros((len(rows), _bucket(lengths.max())), np.int32)
+    for padded, row in zip(ids_BT, rows, strict=True):
+        padded[: len(row)] = row
+    return ids_BT, lengths
+
+
+def _read_sources(sources: Sequence[Sequence[int]], num_prompts: int, context: int):
+    """The encoder's part of a batch."""
+    ids_BS, lengths = _pad(sources, "source")
+    if len(sources) != num_prompts:
+        raise ValueError(f"{len(sources)} sources for {num_prompts} prompts")
+    if lengths.max() > context:
+        raise ValueError(
+            f"a source of {lengths.max()} tokens exceeds the context of {context} "
+            "tokens; shorten it"
+        )
+    is_real_BS = np.arange(ids_BS.shape[1]) < lengths[:, None]
+    return {
+        "encoder_tokens": ids_BS,
+        "encoder_segment_ids": is_real_BS.astype(np.int32),
+    }
+
+
 def _bucket(num_tokens: int) -> int:
     return -(-int(num_tokens) // BUCKET_TOKENS) * BUCKET_TOKENS
 
@@ -94,13 +123,17 @@ def _cut(row: list[int], stop_ids: Sequence[int]) -> list[int]:
 
 @partial(jax.jit, static_argnames="model", donate_argnames="cache")
 def prefill(
-    model: Model, params: Params, tokens_BT, length_B, cache: Params
+    model: Model, params: Params, batch: Batch, length_B, cache: Params
 ) -> tuple[jax.Array, Params]:
-    """(logits_BV after each prompt, cache). Prompts are padded on the right."""
-    output = model.apply(params, {"tokens": tokens_BT}, cache=cache)
+    """(logits_BV after each prompt, cache). Prompts are padded on the right.
+
+    The encoder of an encoder-decoder runs here and not again: the cache keeps the keys
+    and values that cross-attention reads.
+    """
+    output = model.apply(params, batch, cache=cache)
     # The next token overwrites the padding, and no query before it sees that slot.
     cache = output.cache | {"index_B": length_B.astype(jnp.int32)}
-    last_BD = output.hidden_BTD[jnp.arange(len(tokens_BT)), length_B - 1]
+    last_BD = output.hidden_BTD[jnp.arange(len(length_B)), length_B - 1]
     return model.readout(params, last_BD), cache
 
 

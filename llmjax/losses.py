@@ -1,5 +1,6 @@
 """Losses: a model and a batch in, a scalar and its sums out."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -39,3 +40,25 @@ def next_token(
     )
     count = jnp.sum(weights_BT)
     return objective / jnp.maximum(count, 1), {"loss": (xent, count)}
+
+
+def classify(
+    logits_fn: Callable[..., jax.Array],
+    params: Params,
+    batch: Batch,
+    key: Key | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Mean cross-entropy in nats of the texts' classes, each text with its weight.
+
+    logits_fn: (params, batch, key) -> logits_BO, as `transformer.classifier` makes it.
+    batch: class_B and weight_B, besides what `logits_fn` reads.
+    Metrics: "loss" and "accuracy", each (sum, count).
+    """
+    logits_BO = logits_fn(params, batch, key)
+    class_B, weight_B = batch["class_B"], batch["weight_B"]
+    log_shares_BO = jax.nn.log_softmax(logits_BO)
+    taken_B = jnp.take_along_axis(log_shares_BO, class_B[:, None], axis=1)[:, 0]
+    xent, count = -jnp.sum(taken_B * weight_B), jnp.sum(weight_B)
+    num_right = jnp.sum((jnp.argmax(logits_BO, axis=1) == class_B) * weight_B)
+    metrics = {"loss": (xent, count), "accuracy": (num_right, count)}
+    return xent / jnp.maximum(count, 1), metrics

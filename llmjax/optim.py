@@ -123,7 +123,8 @@ def _labels(params):
     def label(path, leaf):
         letters = dims.parse(path_name(path).rpartition("/")[2])
         matrix = len(letters) > 1 and "bias" not in path_name(path)
-        return "muon" if matrix and path_name(path).startswith("blocks/") else "adam"
+        in_block = path_name(path).startswith(("blocks/", "encoder/blocks/"))
+        return "muon" if matrix and in_block else "adam"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

@@ -154,20 +154,20 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a [B, T] array of a batch."""
-    return NamedSharding(mesh, P(BATCH_AXES, "sequence"))
+def batch_sharding(mesh: Mesh, num_axes: int = 2) -> NamedSharding:
+    """The sharding of a [B, T] array of a batch; with one axis, of a [B] array."""
+    return NamedSharding(mesh, P(*(BATCH_AXES, "sequence")[:num_axes]))
 
 
 def placer(mesh: Mesh) -> Callable[[Any], Any]:
     """place(batch): this process's rows of each array become part of all [B, T]."""
-    sharding = batch_sharding(mesh)
+
+    def place_rows(rows: Any) -> jax.Array:
+        sharding = batch_sharding(mesh, rows.ndim)
+        return jax.make_array_from_process_local_data(sharding, rows)
 
     def place(batch: Any) -> Any:
-        return {
-            name: jax.make_array_from_process_local_data(sharding, rows)
-            for name, rows in batch.items()
-        }
+        return {name: place_rows(rows) for name, rows in batch.items()}
 
     return place
 

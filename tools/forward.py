@@ -40,6 +40,7 @@ NAMES = {
 }
 SOURCE_NAMES = {"input_ids": "encoder_tokens", "attention_mask": "encoder_segment_ids"}
 TARGET_NAMES = {"decoder_input_ids": "tokens", "decoder_attention_mask": "segment_ids"}
+FINITE = ("learned", "sinusoidal")  # positions read from a table
 EXACT = ComputeConfig(dtype="float32", remat="none", attention="reference")
 
 
@@ -82,14 +83,17 @@ def make_batch(inputs: dict[str, np.ndarray], cfg: ModelConfig) -> dict:
         if ids_BT.ndim != 2 or not ids_BT.size:
             raise ValueError(f"{ids_name} must be [batch, length], not {ids_BT.shape}")
         part = cfg.encoder if cfg.encoder and group is SOURCE_NAMES else cfg
-        if part.positions == "learned" and ids_BT.shape[1] > part.context:
+        num_tokens = (ids_BT != part.position_skips_id).sum(axis=1).max()
+        if part.positions in FINITE and num_tokens > part.context:
             raise ValueError(
-                f"{ids_name} has {ids_BT.shape[1]} tokens; the learned positions end "
-                f"at {part.context}"
+                f"{ids_name} has {num_tokens} tokens; the {part.positions} "
+                f"positions end at {part.context}"
             )
         for name in group.keys() & inputs.keys():
             array = integers(inputs, name, ids_BT.shape)
-            check_range(array, name, *end(group[name], cfg))
+            check_range(array, name, *end(group[name], part))
+            if name == "position_ids" and part.position_skips_id is not None:
+                array = array - part.position_offset  # RoBERTa's are rows of the table
             batch[group[name]] = array
     return batch
 
@@ -102,8 +106,10 @@ def end(ours: str, cfg: ModelConfig) -> tuple[int, str]:
         return 2, "0 and 1"
     if ours == "token_types":
         return cfg.num_token_types, "the token types"
-    if cfg.positions == "learned":
-        return cfg.context, "the learned positions"
+    if cfg.position_skips_id is not None:
+        return cfg.sizes["T"], "the rows of positions"
+    if cfg.positions in FINITE:
+        return cfg.context, f"the {cfg.positions} positions"
     return 2**31, "an int32"
 
 

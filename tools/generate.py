@@ -3,6 +3,8 @@
 python tools/generate.py --model=runs/quickstart --prompt="def main("
 python tools/generate.py --model=SmolLM2.gguf --prompt="The capital of France is"
 python tools/generate.py --model=DIR --prompt_ids=1,2,3 --json
+
+The prompt of an encoder-decoder is the text that its encoder reads.
 """
 
 import json
@@ -31,12 +33,16 @@ def main():
     host.start()
     cfg, params, tokenizer = load.load(MODEL.value)
     prompt_ids = read_prompt(cfg, tokenizer)
+    prompts, sources = [prompt_ids], None
+    if cfg.encoder is not None:
+        prompts, sources = [[cfg.start_id]], [prompt_ids]
     stop_ids = [] if tokenizer is None else [tokenizer.eos_id]
     start_secs = time.perf_counter()
     [ids] = generate(
         transformer.make(cfg, COMPUTE()),
         params,
-        [prompt_ids],
+        prompts,
+        sources=sources,
         max_new_tokens=MAX_NEW_TOKENS.value,
         context=cfg.context,
         temperature=TEMPERATURE.value,
@@ -49,6 +55,8 @@ def main():
         print(json.dumps({"ids": ids, "text": text, "secs": round(secs, 3)}))
     elif tokenizer is None:
         print(",".join(map(str, ids)))
+    elif sources is not None:
+        print(text)
     else:
         print((PROMPT.value or tokenizer.decode(prompt_ids)) + text)
 
@@ -68,11 +76,14 @@ def read_prompt(cfg, tokenizer) -> list[int]:
     else:
         ids = tokenizer.encode(PROMPT.value)
         start_id = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-        if not ids or tokenizer.bos_id is not None:
+        if tokenizer.bos_id is not None or not (ids or cfg.encoder):
             ids = [start_id, *ids]
-    bad = [token for token in ids if not 0 <= token < cfg.vocab_size]
+        if cfg.encoder is not None:
+            ids = [*ids, tokenizer.eos_id]  # a source is whole, and says so
+    vocab_size = (cfg.encoder or cfg).vocab_size
+    bad = [token for token in ids if not 0 <= token < vocab_size]
     if bad:
-        raise ValueError(f"id {bad[0]} is outside the vocabulary of {cfg.vocab_size}")
+        raise ValueError(f"id {bad[0]} is outside the vocabulary of {vocab_size}")
     return ids
 
 

@@ -46,7 +46,7 @@ LAYERS = (
     {"models", "interop", "losses", "optim", "lora", "data", "metrics", "checkpoint",
      "checkpoint_stream", "report"},
     {"train", "generate", "load", "attention_picture"},
-    {"flags", "rl", "scaling", "evals", "serve"},
+    {"flags", "embed", "rl", "scaling", "evals", "serve"},
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # Beside those: the parts of the two lowest layers know each other.

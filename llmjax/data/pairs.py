@@ -187,7 +187,7 @@ class SequencePairs:
         full = [[start_id, *target, end_id] for target in targets]
         batch = _decoder_rows(full, [0] * len(full), self.target_tokens)
         ended = [[*source, end_id] for source in sources]
-        encoder = _padded(ended, self.source_tokens)
+        encoder = padded(ended, self.source_tokens)
         return batch | {f"encoder_{name}": array for name, array in encoder.items()}
 
 
@@ -195,14 +195,15 @@ def _decoder_rows(
     rows: list[list[int]], first_weights: list[int], num_tokens: int
 ) -> Batch:
     """Each row as inputs and, one further on, targets; weighted from a position on."""
-    batch = _padded([row[:-1] for row in rows], num_tokens)
-    targets = _padded([row[1:] for row in rows], num_tokens)["tokens"]
+    batch = padded([row[:-1] for row in rows], num_tokens)
+    targets = padded([row[1:] for row in rows], num_tokens)["tokens"]
     is_target = batch["positions"] >= np.array(first_weights)[:, None]
     weights = is_target & (batch["segment_ids"] > 0)
     return batch | {"targets": targets, "weights": weights.astype(np.float32)}
 
 
-def _padded(rows: list[list[int]], num_tokens: int) -> Batch:
+def padded(rows: Sequence[list[int]], num_tokens: int) -> Batch:
+    """ "tokens", "segment_ids" and "positions", each [len(rows), num_tokens]."""
     tokens = np.zeros((len(rows), num_tokens), np.int32)
     for number, row in enumerate(rows):
         tokens[number, : len(row)] = row

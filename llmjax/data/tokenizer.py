@@ -68,6 +68,18 @@ class Tokenizer:
         self.core.encode_special_tokens = not special
         return self.core.encode(text, add_special_tokens=False).ids
 
+    def encode_framed(self, texts: Iterable[str], max_tokens: int) -> list[list[int]]:
+        """The ids of each text within its frame, such as [CLS] and [SEP] of BERT.
+
+        Which frame there is, if any, the tokenizer.json says. Of a longer text the end
+        is left out, but never the frame.
+        """
+        self.core.encode_special_tokens = True
+        self.core.enable_truncation(max_tokens)
+        found = self.core.encode_batch(list(texts))
+        self.core.no_truncation()
+        return [encoding.ids for encoding in found]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, control tokens by name. Broken UTF-8 becomes U+FFFD."""
         return self.core.decode(list(ids), skip_special_tokens=False)

@@ -85,6 +85,18 @@ class Vocabulary(NamedTuple):
     chat_template: str | None
 
 
+class Opened(NamedTuple):
+    """A model in a file: its family and config, its tensors by Hugging Face name, which
+    parameters they are, and the file's metadata.
+    """
+
+    family: str
+    cfg: ModelConfig
+    found: dict[str, Tensor]
+    slots: dict[str, table.Slot]
+    metadata: dict[str, Any]
+
+
 def load(
     path: str | os.PathLike,
 ) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
@@ -93,24 +105,25 @@ def load(
     Quantised tensors are dequantised. Raises ValueError, naming the file and the field
     or tensor, for what is unsound or not a Llama.
     """
-    cfg, named, slots, metadata = open_model(path)
-    return cfg, table.to_params(named, slots, cfg), metadata
+    model = open_model(path)
+    params = table.to_params(model.found, model.slots, model.cfg)
+    return model.cfg, params, model.metadata
 
 
-def open_model(
-    path: str | os.PathLike,
-) -> tuple[ModelConfig, dict[str, Tensor], dict[str, table.Slot], dict[str, Any]]:
-    """The config, the tensors by Hugging Face name, their slots, and the metadata."""
+def open_model(path: str | os.PathLike) -> Opened:
+    """As `load`, but no tensor is read yet."""
     path = pathlib.Path(path)
     metadata, found = gguf_file.open_file(path)
     try:
-        cfg = llama.read_config(config_json(metadata, found))
+        config = config_json(metadata, found)
+        cfg = llama.read_config(config)
         if ROPE_FACTORS in found:
             cfg = _with_rope_factors(cfg, found.pop(ROPE_FACTORS).read())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     named = _rename(found, cfg)
-    return cfg, named, table.match(named, llama.FAMILY, cfg, path), metadata
+    slots = table.match(named, llama.FAMILY, cfg, path)
+    return Opened(config["model_type"], cfg, named, slots, metadata)
 
 
 def config_json(

@@ -10,13 +10,28 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-
 from llmjax.config import ModelConfig
-from llmjax.interop import gpt2, leaves, llama, safetensors, table
+from llmjax.interop import (
+    bart, bert, gemma, gpt2, gpt_neox, leaves, llama, mistral, modernbert, olmo2, qwen,
+    safetensors, smollm3, t5, table,
+)  # fmt: skip
 from llmjax.interop.safetensors import Tensor
 from llmjax.interop.table import Family
 
-FAMILIES: dict[str, Family] = {"gpt2": gpt2.FAMILY, "llama": llama.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "gpt2": gpt2.FAMILY,
+    "gpt_neox": gpt_neox.FAMILY,
+    "llama": llama.FAMILY,
+    "mistral": mistral.FAMILY,
+    **qwen.FAMILIES,
+    **gemma.FAMILIES,
+    "olmo2": olmo2.FAMILY,
+    "smollm3": smollm3.FAMILY,
+    **bert.FAMILIES,
+    "modernbert": modernbert.FAMILY,
+    **t5.FAMILIES,
+    **bart.FAMILIES,
+}
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -173,9 +188,16 @@ def read_config(folder: pathlib.Path) -> tuple[Family, ModelConfig]:
         raise FileNotFoundError(f"{path}: missing; give the folder of a checkpoint")
     config = _read_json(path)
     try:
-        return FAMILIES[_family_name(config)], config_from_json(config)
+        family, cfg = FAMILIES[_family_name(config)], config_from_json(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return family, family.fit(cfg, _names(folder)) if family.fit else cfg
+
+
+def _names(folder: pathlib.Path) -> set[str]:
+    """The names of the tensors of a folder, or of what `save_form` has left of one."""
+    files = [*folder.glob("*.safetensors"), *folder.glob(f"*.safetensors{HEADER}")]
+    return {name for file in files for name in safetensors.read_header(file)}
 
 
 def config_from_json(config: Mapping[str, Any]) -> ModelConfig:
@@ -192,13 +214,26 @@ def config_to_json(cfg: ModelConfig, family: str) -> dict[str, Any]:
 
     Raises ValueError, naming the field, where the family cannot express the config.
     """
-    config = FAMILIES[_family_name({"model_type": family})].write_config(cfg)
+    known = FAMILIES[_family_name({"model_type": family})]
+    config = known.write_config(cfg)
     back = config_from_json(config)
-    for field in dataclasses.fields(cfg):
-        value = getattr(cfg, field.name)
-        if getattr(back, field.name) != value:
-            raise ValueError(f"a {family} checkpoint has no {field.name}={value!r}")
+    if known.fit:
+        back = known.fit(back, {name for name, _ in table.slots(known, cfg)})
+    wrong = _difference(cfg, back)
+    if wrong:
+        raise ValueError(f"a {family} checkpoint has no {wrong}")
     return config
+
+
+def _difference(cfg: ModelConfig, other: ModelConfig, prefix: str = "") -> str:
+    """The first field that is not the other's, as name=value; empty if there is none."""
+    for field in dataclasses.fields(cfg):
+        value, others = getattr(cfg, field.name), getattr(other, field.name)
+        if value != others:
+            if isinstance(value, ModelConfig) and isinstance(others, ModelConfig):
+                return _difference(value, others, f"{field.name}.")
+            return f"{prefix}{field.name}={value!r}"
+    return ""
 
 
 def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:

@@ -162,7 +162,10 @@ def allocate(path: pathlib.Path, header: bytes) -> None:
     with open(path, "r+b") as file:
         file.truncate(len(header) + max(ends, default=0))
         if hasattr(os, "posix_fallocate") and any(ends):
-            os.posix_fallocate(file.fileno(), len(header), max(ends))
+            try:
+                os.posix_fallocate(file.fileno(), len(header), max(ends))
+            except OSError as error:  # which does not know the file's name
+                raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_bytes(path: str | os.PathLike, chunks: Iterable[bytes | np.ndarray]) -> None:

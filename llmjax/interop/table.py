@@ -12,8 +12,9 @@ paths is one matrix that holds queries, keys and values side by side.
 """
 
 import math
+import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ class Row(NamedTuple):
     path: of our leaf; several, separated by spaces, when the tensor holds them all.
     layout: the tensor's dims in our letters; parentheses merge letters into one axis.
     when: a field of ModelConfig that calls for it, if any: "qkv_bias" is true,
-      "not tied" is false, "qk_norm=head" has that value.
+      "not tied" is false, "qk_norm=head" has that value; or several with " and ".
+      One of the encoder's begins with "encoder.".
     first: the first layer that has it; the leaves of those before are ones.
     """
 
@@ -51,6 +53,8 @@ class Family(NamedTuple):
       of a tied head and its embedding, say.
     buffers: tensors that hold no parameter and are passed over.
     read_config, write_config: config.json as a dict to ModelConfig and back.
+    aliases: (part of a name, other) where some checkpoints have the other instead.
+    fit: the config, given the names of all tensors, where config.json does not say all.
     """
 
     prefix: str
@@ -59,6 +63,8 @@ class Family(NamedTuple):
     buffers: tuple[str, ...]
     read_config: Callable[[Mapping[str, Any]], ModelConfig]
     write_config: Callable[[ModelConfig], dict[str, Any]]
+    aliases: tuple[tuple[str, str], ...] = ()
+    fit: Callable[[ModelConfig, Collection[str]], ModelConfig] | None = None
 
 
 class Slot(NamedTuple):
@@ -72,7 +78,7 @@ def slots(family: Family, cfg: ModelConfig) -> Iterator[tuple[str, Slot]]:
     """The name of every tensor that a checkpoint of this config has."""
     for row in family.table:
         part = config_of(row, cfg)
-        if row.when and not _holds(row.when, part):
+        if row.when and not all(_holds(c, part) for c in row.when.split(" and ")):
             continue
         layers = range(row.first, part.num_layers) if "{l}" in row.name else [None]
         for layer in layers:
@@ -81,7 +87,7 @@ def slots(family: Family, cfg: ModelConfig) -> Iterator[tuple[str, Slot]]:
 
 def _holds(condition: str, cfg: ModelConfig) -> bool:
     field, _, value = condition.removeprefix("not ").partition("=")
-    actual = getattr(cfg, field)
+    actual = operator.attrgetter(field)(cfg)
     is_so = str(actual) == value if value else bool(actual)
     return is_so != condition.startswith("not ")
 
@@ -104,7 +110,7 @@ def match(
     prefix = _missing_prefix(found, family)
     expected = {}
     for name, slot in slots(family, cfg):
-        name = name.removeprefix(prefix)
+        name = _spelling(name.removeprefix(prefix), found, family)
         shape = tensor_shape(slot.row, cfg)
         if name not in found:
             raise ValueError(
@@ -128,12 +134,19 @@ def match(
 def repeats(found: Mapping[str, Tensor], family: Family) -> dict[str, str]:
     """`Family.repeats` as this checkpoint spells its names."""
     prefix = _missing_prefix(found, family)
-    return {a.removeprefix(prefix): b.removeprefix(prefix) for a, b in family.repeats}
+    pairs = [(a.removeprefix(prefix), b.removeprefix(prefix)) for a, b in family.repeats]
+    return {name: other for name, other in pairs if other in found}
 
 
 def _missing_prefix(found: Mapping[str, Tensor], family: Family) -> str:
     has_prefix = any(name.startswith(family.prefix) for name in found)
     return "" if has_prefix else family.prefix
+
+
+def _spelling(name: str, found: Collection[str], family: Family) -> str:
+    """The name that a tensor has in this checkpoint; the first, if it is missing."""
+    others = (name.replace(part, other) for part, other in family.aliases)
+    return next((other for other in (name, *others) if other in found), name)
 
 
 def to_params(

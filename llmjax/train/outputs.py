@@ -121,22 +121,17 @@ def write(
     """Writes summary.json, and report.html with `sections` (heading, HTML) before the
     curves of the run."""
     write_json(folder / "summary.json", summary)
-
-    def curve(name: str, title: str, style: str) -> report.Series:
-        lines = [line for line in record.history if name in line]
-        steps = [line["step"] for line in lines]
-        return report.Series(title, steps, [line[name] for line in lines], style)
-
     losses = [
-        curve("loss", "training", "smooth"), curve("val_loss", "held out", "marks")
-    ]  # fmt: skip
-    speed = [curve("tokens_per_s", "tokens per second", "line")]
+        curve(record, "loss", "training", "smooth"),
+        curve(record, "val_loss", "held out", "marks"),
+    ]
+    speed = [curve(record, "tokens_per_s", "tokens per second", "line")]
     plain = {name: _plain(value) for name, value in config.items()}
     figures = {k: v for k, v in summary.items() if isinstance(v, int | float)}
     sections = [
         ("Result", report.figures(figures)),
         *sections,
-        ("Loss", report.line_chart(losses, x_label="step", y_label="nats per token")),
+        ("Loss", report.line_chart(losses, x_label="step", y_label="nats")),
         (
             "Speed",
             report.line_chart(speed, x_label="step", y_label="tokens per second"),
@@ -144,6 +139,13 @@ def write(
         ("Config", report.key_values(plain)),
     ]
     report.write(folder / "report.html", title, sections)
+
+
+def curve(record: Recorder, name: str, title: str, style: str) -> report.Series:
+    """A figure of the history, by step."""
+    lines = [line for line in record.history if name in line]
+    steps = [line["step"] for line in lines]
+    return report.Series(title, steps, [line[name] for line in lines], style)
 
 
 def _plain(value: Any) -> Any:

@@ -117,7 +117,10 @@ class Recorder:
         latest = {}
         for line in self.history:
             latest |= line
-        names = ("val_bits_per_byte", "val_loss", "loss", "step", "tokens_per_s", "mfu")
+        names = (
+            "val_bits_per_byte", "val_accuracy", "val_loss", "loss", "step",
+            "tokens_per_s", "mfu",
+        )  # fmt: skip
         figures = {name: latest[name] for name in names if name in latest}
         return {("num_steps" if k == "step" else k): v for k, v in figures.items()}
 
