@@ -216,8 +216,8 @@ class ComputeConfig:
         "auto", "of activations; parameters, softmax, norms and loss stay float32"
     )
     layers: Literal["auto", "scan", "unroll"] = field("auto", "how the stack runs")
-    remat: Literal["none", "dots", "full"] = field(
-        "none", "what backward recomputes: nothing, all but matmuls, whole blocks"
+    remat: Literal["auto", "none", "dots", "full"] = field(
+        "auto", "what backward recomputes: nothing, all but matmuls, whole blocks"
     )
     attention: Literal["auto", "reference", "chunked", "cudnn"] = field(
         "auto", "the attention kernel"

@@ -27,11 +27,31 @@ def start(cpu_devices: int = 1, cache_dir: str = "") -> None:
         # Steps that run on the calling thread reuse one heap; on a pool's threads they
         # would take two to three times the memory, and be no faster.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
-    folder = cache_dir or str(Path.home() / ".cache" / "llmjax" / "xla")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    # XLA compiles for the cores at hand, but does not tell their number from the cache.
+    folder = Path(cache_dir or Path.home() / ".cache" / "llmjax" / "xla")
+    folder /= f"{_num_cores()}_cores"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     # By default only programs that took over a second are kept, which on a CPU is few.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _num_cores() -> int:
+    """How many cores this process may use: `taskset` and containers give it fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def compiler_options() -> dict[str, str] | None:
+    """How XLA should compile what differentiates a model, for `jax.jit`.
+
+    On a CPU it drops the barriers behind which `jax.checkpoint` computes again, and
+    then finds that all of it has been computed before, and keeps that.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def _keep_freed_memory() -> None:

@@ -10,11 +10,16 @@ import jax.numpy as jnp
 from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.nn.attention import Context
 from llmjax.nn.block import Block
+from llmjax.ops import attention
 from llmjax.types import Key, Params
 
+_policies = jax.checkpoint_policies
 REMAT_POLICIES = {
     "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable,
+        _policies.save_only_these_names(attention.KEPT),
+    ),
 }
 
 
@@ -86,9 +91,14 @@ def _scan(cfg, compute, per_layer, x_BTD, context, cache):
 def _block(cfg, compute, layer):
     """One block as a function; jitted, so that equal layers are traced only once."""
     block = partial(_apply_block, cfg, layer)
-    if compute.remat != "none":
-        block = jax.checkpoint(block, policy=REMAT_POLICIES[compute.remat])
-    return block
+    remat = compute.remat
+    if remat == "auto":
+        # What lies between matmuls is read by several of them: a CPU makes it again
+        # about as fast as it reads it, and in a third of the memory.
+        remat = "dots" if jax.default_backend() == "cpu" else "none"
+    if remat == "none":
+        return block
+    return jax.checkpoint(block, policy=REMAT_POLICIES[remat])
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=False)

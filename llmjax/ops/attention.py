@@ -7,6 +7,7 @@ what the mask hides; `cudnn` is NVIDIA's fused one.
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llmjax import dims
 from llmjax.ops.mask import Mask
@@ -14,6 +15,9 @@ from llmjax.ops.mask import Mask
 # Queries of a block of the chunked kernel: a quarter of them, within these bounds; but
 # no more than so many blocks, for the sake of compilation.
 MIN_BLOCK, MAX_BLOCK, MAX_BLOCKS = 64, 128, 32
+
+# What rematerialisation can find the results of the chunked kernel by.
+KEPT = "attention"
 
 
 def attend(
@@ -126,8 +130,9 @@ def _weights(q_BTKGH, k_BSKH, mask: Mask, softcap, bias_BKGTS):
 def _chunked(q_BTKGH, k_BSKH, v_BSKH, mask: Mask):
     """Blocks of queries, each against the keys that it may see (Dao et al. 2022).
 
-    Kept for backward are the output and a logsumexp for each query; the scores are made
-    again there. (On a CPU, XLA sees that it has made them before, and keeps those.)
+    Kept for backward are the output and, on an accelerator, a logsumexp for each query,
+    from which the weights are made again; on a CPU, where that costs more than reading
+    them, the weights themselves.
     """
     return _chunked_fwd(q_BTKGH, k_BSKH, v_BSKH, mask)[0]
 
@@ -140,31 +145,44 @@ def _blocks(mask: Mask, T: int, S: int):
         yield start, stop, *mask.key_range(start, stop, S)
 
 
+def _mix(weights_BKGTS, values_BSKH):
+    # In this order of axes the product reads the weights, which are large, as they lie.
+    mixed_BKGTH = jnp.einsum("BKGTS,BSKH->BKGTH", weights_BKGTS, values_BSKH)
+    return jnp.einsum("BKGTH->BTKGH", mixed_BKGTH)
+
+
 def _chunked_fwd(q_BTKGH, k_BSKH, v_BSKH, mask: Mask):
-    out, lse = [], []
+    out, kept = [], []
     for start, stop, low, high in _blocks(mask, q_BTKGH.shape[1], k_BSKH.shape[1]):
         q_block, k_block = q_BTKGH[:, start:stop], k_BSKH[:, low:high]
         scores_BKGTS = _scores(q_block, k_block, mask, start, low)
         most_BKGT1 = scores_BKGTS.max(-1, keepdims=True)
         weights_BKGTS = jnp.exp(scores_BKGTS - most_BKGT1)
         total_BKGT1 = weights_BKGTS.sum(-1, keepdims=True)
-        weights_BKGTS = weights_BKGTS.astype(v_BSKH.dtype)
-        mixed = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH[:, low:high])
-        out.append(mixed / jnp.einsum("BKGTS->BTKGS", total_BKGT1).astype(mixed.dtype))
-        lse.append(most_BKGT1 + jnp.log(total_BKGT1))
-    out_BTKGH = jnp.concatenate(out, axis=1)
-    return out_BTKGH, (q_BTKGH, k_BSKH, v_BSKH, mask, out_BTKGH, lse)
+        mixed = _mix(weights_BKGTS.astype(v_BSKH.dtype), v_BSKH[:, low:high])
+        total_BTKG1 = jnp.einsum("BKGTS->BTKGS", total_BKGT1)
+        out.append(mixed / total_BTKG1.astype(mixed.dtype))
+        if jax.default_backend() == "cpu":
+            kept.append((weights_BKGTS, total_BTKG1))
+        else:
+            kept.append(most_BKGT1 + jnp.log(total_BKGT1))
+    out_BTKGH, kept = checkpoint_name((jnp.concatenate(out, axis=1), kept), KEPT)
+    return out_BTKGH, (q_BTKGH, k_BSKH, v_BSKH, mask, out_BTKGH, kept)
 
 
-def _chunked_bwd(kept, d_out_BTKGH):
-    q_BTKGH, k_BSKH, v_BSKH, mask, out_BTKGH, lse = kept
+def _chunked_bwd(residuals, d_out_BTKGH):
+    q_BTKGH, k_BSKH, v_BSKH, mask, out_BTKGH, kept = residuals
     T, S = q_BTKGH.shape[1], k_BSKH.shape[1]
     d_q, d_k_BKHS, d_v_BKHS = [], 0, 0
     for index, (start, stop, low, high) in enumerate(_blocks(mask, T, S)):
         q_block, k_block = q_BTKGH[:, start:stop], k_BSKH[:, low:high]
         d_out = d_out_BTKGH[:, start:stop]
-        scores_BKGTS = _scores(q_block, k_block, mask, start, low)
-        weights_BKGTS = jnp.exp(scores_BKGTS - lse[index])
+        if jax.default_backend() == "cpu":
+            weights_BKGTS, total_BTKG1 = kept[index]
+            d_out = d_out / total_BTKG1.astype(d_out.dtype)
+        else:
+            scores_BKGTS = _scores(q_block, k_block, mask, start, low)
+            weights_BKGTS = jnp.exp(scores_BKGTS - kept[index])
         product = d_out.astype(jnp.float32) * out_BTKGH[:, start:stop]
         mean_BKGT1 = jnp.einsum("BTKGH->BKGT", product)[..., None]
         d_weights = jnp.einsum(
@@ -181,9 +199,11 @@ def _chunked_bwd(kept, d_out_BTKGH):
             d_v_BKHS + jnp.pad(d_v, around),
             d_k_BKHS + jnp.pad(d_k, around),
         )
-        d_q.append(jnp.einsum("BKGTS,BSKH->BTKGH", d_scores, k_block))
+        d_q.append(_mix(d_scores, k_block))
     d_k_BSKH, d_v_BSKH = (jnp.einsum("BKHS->BSKH", d) for d in (d_k_BKHS, d_v_BKHS))
-    return jnp.concatenate(d_q, axis=1), d_k_BSKH, d_v_BSKH, None
+    grads = jnp.concatenate(d_q, axis=1), d_k_BSKH, d_v_BSKH
+    # Each is read by a matmul and by a sum: without a barrier, a CPU makes it for both.
+    return *jax.lax.optimization_barrier(grads), None
 
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)

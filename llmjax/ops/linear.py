@@ -44,10 +44,12 @@ def _matmul_fwd(x, weight):
 
 def _matmul_bwd(kept, dy):
     x, weight = kept
-    if x.shape[1] <= dy.shape[1]:
-        return dy @ weight.T, x.T @ dy
-    # The barrier keeps the compiler from turning the product round again.
-    return dy @ weight.T, jax.lax.optimization_barrier(dy.T @ x).T
+    wide = x.shape[1] <= dy.shape[1]
+    d_weight = x.T @ dy if wide else dy.T @ x
+    # The barrier keeps the compiler from turning the product round again, here or where
+    # the weight was a transpose itself.
+    d_weight = jax.lax.optimization_barrier(d_weight)
+    return dy @ weight.T, d_weight if wide else d_weight.T
 
 
 _matmul.defvjp(_matmul_fwd, _matmul_bwd)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from llmjax import host
 from llmjax.sharding import path_name
 from llmjax.train.state import TrainState
 
@@ -47,7 +48,10 @@ def make_step(
         metrics = metrics | {"grad_norm": grad_norm, "grad_norms": norms}
         return _update(tx, state, grads, jnp.isfinite(grad_norm), ema_decay), metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(shardings, None),
+        compiler_options=host.compiler_options(),
+    )  # fmt: skip
 
 
 def _update(tx, state: TrainState, grads, finite, ema_decay: float) -> TrainState:

@@ -91,6 +91,34 @@ def test_gradients_of_the_kernels_agree(name, mask, seen):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+def test_gradients_equal_the_formula():
+    """Of the whole causal softmax, written out in float64; two heads share a key."""
+    q, k, v = (x.astype(np.float64) for x in draw())
+    d_out = np.random.default_rng(1).normal(size=q.shape)
+    many_k, many_v = (np.repeat(x, N // K, axis=2) for x in (k, v))
+    scores = np.einsum("btnh,bsnh->bnts", q, many_k) * H**-0.5
+    weights = np.exp(np.where(np.tril(np.ones((T, T), bool)), scores, -np.inf))
+    weights /= weights.sum(-1, keepdims=True)
+    d_weights = np.einsum("btnh,bsnh->bnts", d_out, many_v)
+    mean = (weights * d_weights).sum(-1, keepdims=True)
+    d_scores = weights * (d_weights - mean) * H**-0.5
+    d_v = np.einsum("bnts,btnh->bsnh", weights, d_out)
+    d_k = np.einsum("bnts,btnh->bsnh", d_scores, q)
+    expected = (
+        np.einsum("bnts,bsnh->btnh", d_scores, many_k),
+        d_k.reshape(B, T, K, N // K, H).sum(3),
+        d_v.reshape(B, T, K, N // K, H).sum(3),
+    )
+
+    def attend(*qkv):
+        mask = Mask(causal=True)
+        return attention.attend(*qkv, mask, scale=H**-0.5, kernel="chunked")
+
+    _, pull = jax.vjp(attend, *draw())
+    for a, b in zip(pull(jnp.asarray(d_out, jnp.float32)), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_a_window_off_by_one_is_noticed():
     q, k, v = draw()
     i, j = np.arange(T)[:, None], np.arange(T)[None]
