@@ -10,15 +10,13 @@ A run that is started again in its workdir resumes.
 """
 
 import dataclasses
-import time
 from functools import partial
 
 import jax
-import numpy as np
 
 from llmjax import distributed, flags, losses, metrics, optim, sharding
 from llmjax.checkpoint import Checkpoints
-from llmjax.config import ComputeConfig, ModelConfig, field
+from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.data import hmm_rows
 from llmjax.data.batches import Batches
 from llmjax.data.codebooks import Codebooks
@@ -32,72 +30,105 @@ from llmjax.train.fit import fit
 from llmjax.train.state import averaged
 
 LENGTH, SOURCE_LENGTH = 64, 10  # symbols of a text, and of a source to translate
+DECODER_LENGTHS = {"texts": LENGTH, "pairs": 2 * SOURCE_LENGTH}
+NUM_TESTS, NUM_DRAWN = 1024, 256  # texts and sources asked about, and texts drawn
+BARS = {"decoder": 0.02, "encoder": 0.03}  # nats above the floor
+SMALL = ModelConfig(width=64, head_width=16, ff_width=176, qk_norm="head")
 
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """How much is learned beside the texts, and how much is asked."""
-
-    translation_steps: int = field(800, "of a decoder, to learn to translate")
-    test_rows: int = field(1024, "held-out texts, and sources to translate")
-    drawn_rows: int = field(256, "texts drawn from each model")
-
-
-START = ModelConfig(
-    num_layers=4, width=64, num_heads=4, num_kv_heads=4, head_width=16, ff_width=176,
-    context=LENGTH, qk_norm="head",
-)  # fmt: skip
 RUN = flags.define("", flags.Run(workdir="runs/structures", num_steps=1200))
 HMM = flags.define("hmm", HmmConfig())
-SIZES = flags.define("sizes", Sizes())
-MODEL = flags.define("model", START)
+MODEL = flags.define("model", SMALL)
 OPTIM = flags.define("optim", optim.OptimConfig(lr=2e-2, weight_decay=0.0))
-TRAIN = flags.define("train", TrainConfig(batch_size=64, z_loss=0.0, eval_every=200))
+TRAIN = flags.define("train", TrainConfig(batch_size=64, z_loss=0.0, eval_every=100))
 COMPUTE = flags.define("compute", ComputeConfig())
 
 
 def main():
-    start_secs = time.perf_counter()
     folder, mesh = workdir.begin(RUN())
     sharding.check_batch(TRAIN().batch_size, LENGTH, mesh)
     flags.save(folder)
-    known, able, drawn, curves = {}, {}, {}, {}
-    with jax.set_mesh(mesh):
-        for name in hmm_rows.STRUCTURES:
-            known[name], asked, drawn[name], curve = study(name, folder, mesh)
-            translated, translation_curve = study_translation(name, folder, mesh)
-            able[name] = asked | translated
-            curves[name] = (curve, translation_curve)
-    if distributed.is_first():
-        secs = time.perf_counter() - start_secs
-        structures_page.write(folder, HMM(), known, able, drawn, curves, secs)
-
-
-def study(name: str, folder, mesh):
-    """Learns the language; what the model knows of it, and what it can do with it."""
-    run, ids = RUN(), hmm_rows.make_ids(HMM().num_symbols, LENGTH)
-    cfg = structured(name, dataclasses.replace(MODEL(), vocab_size=ids.size))
-    num_texts, num_tests = run.num_steps * TRAIN().batch_size, SIZES().test_rows
+    ids = hmm_rows.make_ids(HMM().num_symbols, LENGTH)
+    num_texts = RUN().num_steps * TRAIN().batch_size
     texts = hmm_rows.Texts(HMM(), LENGTH, num_texts)
-    tests = hmm_rows.Texts(HMM(), LENGTH, num_tests, part=1)
-    rows, held_out = (hmm_rows.rows(name, part, ids) for part in (texts, tests))
-    lengths = hmm_rows.row_lengths(name, LENGTH)
-    num_steps, cost = same_flops(run.num_steps, (LENGTH,), cfg, lengths)
-    model, params, record = learn(
-        folder / name / "texts", cfg, rows, held_out, lengths, num_steps, mesh
+    tests = hmm_rows.Texts(HMM(), LENGTH, NUM_TESTS, part=1)
+    found = {}
+    for name in hmm_rows.STRUCTURES:
+        with jax.set_mesh(mesh):
+            rows, asked = (hmm_rows.Rows(name, part, ids) for part in (texts, tests))
+            model, params, took = learn("texts", rows, asked, folder, mesh)
+            found[name] = {
+                "texts": took,
+                "gap": structures.gap(model, params, asked),
+                "blanks": structures.fill_blanks(model, params, asked),
+                "drawn": samples.draw(model, params, asked, NUM_DRAWN),
+            }
+            rows, asked = (Codebooks(name, ids, SOURCE_LENGTH, part) for part in (0, 1))
+            model, params, found[name]["pairs"] = learn(
+                "pairs", rows, asked, folder, mesh
+            )
+            found[name] |= samples.translations(model, params, asked, NUM_TESTS)
+    if distributed.is_first():
+        structures_page.write(folder, tests, num_texts, found, BARS)
+
+
+def learn(task: str, rows, held_out, parent, mesh):
+    """(model, parameters, what it took) of a structure that learned one of the tasks.
+
+    An encoder-decoder passes each token through half of its parameters: the same FLOPs
+    are more steps, in which it meets the same texts again and tells other symbols.
+    """
+    knobs, cfg = TRAIN(), structured(rows.structure, task)
+    run = dataclasses.replace(RUN(), workdir=str(parent / f"{rows.structure}_{task}"))
+    folder = workdir.open_workdir(run.workdir)
+    row_flops = flops(cfg, *rows.lengths)
+    budget = run.num_steps * flops(structured("decoder", task), DECODER_LENGTHS[task])
+    num_steps = round(budget / row_flops)
+    batches, looks = (
+        Batches(part, knobs.batch_size, run.seed, **distributed.share())
+        for part in (rows, held_out)
     )
-    test = held_out.take(np.arange(num_tests), run.seed)
-    nats = structures.nats_per_target(
-        structures.log_shares(model, params, test), test
-    )
-    floor = structures.floor_per_target(name, texts.hmm, test, ids)
-    known = structures.compare(nats, floor) | cost | {"unique_texts": num_texts}
-    blanks = hmm_rows.rows("encoder-decoder", tests, ids).take(
-        np.arange(num_tests), run.seed
-    )
-    asked = structures.fill_blanks(name, model, params, texts.hmm, blanks, ids)
-    drawn = samples.draw(
-        name, model, params, ids, num_rows=SIZES().drawn_rows, length=LENGTH,
-        seed=run.seed,
+    looks = [sharding.placer(mesh)(looks.batch(step)) for step in range(4)]
+    model, optimizer = transformer.make(cfg, COMPUTE()), optim.make(OPTIM(), num_steps)
+    config = dict(
+        experiment="structures", seed=run.seed, num_steps=num_steps, model=cfg,
+        data=HMM(), data_fingerprint=batches.fingerprint, optim=OPTIM(), train=knobs,
     )  # fmt: skip
-    return known, asked | samples.score(texts.hmm, drawn), drawn, record.history
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        state = workdir.resume_or_init(
+            checkpoints, config, model.init, optimizer[0], mesh, run
+        )
+        outputs.begin(folder, config, state, mesh)
+        loss_fn = partial(losses.next_token, model, z_loss=knobs.z_loss)
+        state, record = fit(
+            loss_fn, optimizer, state, batches.batch, make_mean_loss(loss_fn, looks),
+            checkpoints, config, folder=folder, mesh=mesh, knobs=knobs,
+            num_steps=num_steps, lengths=rows.lengths,
+        )  # fmt: skip
+    spent = {"num_steps": num_steps, "flops": num_steps * knobs.batch_size * row_flops}
+    sizes = {"parameters": metrics.count(cfg).total, "rows": num_steps * knobs.batch_size}
+    return model, averaged(state), spent | sizes | {"history": record.history}
+
+
+def structured(structure: str, task: str) -> ModelConfig:
+    """The decoder of --model, or as many parameters in another structure."""
+    vocab_size = hmm_rows.make_ids(HMM().num_symbols, LENGTH).size
+    cfg = dataclasses.replace(MODEL(), vocab_size=vocab_size)
+    if task == "pairs":  # which symbol comes last is a question of absolute positions
+        cfg = dataclasses.replace(cfg, positions="learned")
+    if structure != "encoder-decoder":
+        return dataclasses.replace(cfg, structure=structure)
+    size, cfg = metrics.count(cfg).total, dataclasses.replace(cfg, num_layers=cfg.num_layers // 2)
+    both = []
+    for ff_width in range(8, cfg.ff_width + 1, 8):  # cross-attention takes its share
+        half = dataclasses.replace(cfg, ff_width=ff_width)
+        both.append(dataclasses.replace(half, encoder=transformer.encoder_of(half)))
+    return min(both, key=lambda one: abs(metrics.count(one).total - size))
+
+
+def flops(cfg: ModelConfig, *lengths: int) -> float:
+    """Of training on a row of so many tokens, of the target and of a source."""
+    return metrics.count(cfg, *lengths).exact * lengths[0]
+
+
+if __name__ == "__main__":
+    flags.run(main)

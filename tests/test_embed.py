@@ -23,10 +23,10 @@ from tests.interop.parity import GOLDEN
 
 EXACT = ComputeConfig(dtype="float32")
 SENTENCES = [
-    "A man is eating food",
-    "Someone has a meal",
-    "The stock market crashed",
-    "the stock MARKET crashed!",
+    "A man is eating food.",
+    "Someone has a meal.",
+    "The stock market crashed.",
+    "the stock MARKET crashed.",
     "",
     "Ünïcödé — naïve café, 42 %",
     "In 1947 a storm broke the glass of the lighthouse.",
@@ -190,4 +190,4 @@ def test_minilm_equals_a_numpy_forward_pass():
     meal, someone, crash = vectors_ND[:3]
     assert abs(meal @ someone - 0.680) < 1e-3
     assert abs(meal @ crash + 0.001) < 1e-3
-    assert abs(vectors_ND[2] @ vectors_ND[3] - 1) < 0.05  # uncased
+    assert abs(crash @ vectors_ND[3] - 1) < 1e-6  # uncased

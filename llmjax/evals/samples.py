@@ -5,6 +5,7 @@ all others from a model.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,15 @@ from llmjax.evals.structures import among, mean_and_error
 from llmjax.generate import generate
 from llmjax.sharding import replicate
 from llmjax.types import Key, Model, Params
+
+class Translated(NamedTuple):
+    """A source and what a model made of it; books: the codebook of each symbol, A, B
+    or - for neither."""
+
+    source: np.ndarray
+    target: np.ndarray
+    books: str
+
 
 TYPO = 1e-4  # share of symbols that a judge takes for anything
 
@@ -83,6 +93,26 @@ def score(hmm: Hmm, symbols_BT: np.ndarray) -> dict[str, float]:
     return {"nats": nats, "error": error, "bigrams_off": float(off)}
 
 
+def translations(
+    model: Model, params: Params, pairs: Codebooks, num_rows: int, *, seed: int = 0
+) -> tuple[list[Translated], dict[str, float]]:
+    """So many translations, and their scores.
+
+    exact: the share of translations that are one of the two right ones. symbols: the
+    share of symbols that are right in either, consistent or not.
+    """
+    sources_BT, _ = pairs.pairs(np.arange(num_rows), seed)
+    drawn_BT = translate(model, params, pairs, sources_BT, seed=seed)
+    is_right = drawn_BT == pairs.translations(sources_BT)  # [2, B, T]
+    scores = {
+        "exact": float(is_right.all(axis=2).any(axis=0).mean()),
+        "symbols": float(is_right.any(axis=0).mean()),
+    }
+    books = np.select(is_right, ["A", "B"], "-")
+    rows = zip(sources_BT, drawn_BT, map("".join, books), strict=True)
+    return [Translated(*row) for row in rows], scores
+
+
 def translate(
     model: Model,
     params: Params,
@@ -119,13 +149,3 @@ def _tell_at_once(model: Model, params: Params, tokens_BT, key: Key) -> jax.Arra
     hidden_BTD = model.apply(params, {"tokens": tokens_BT}).hidden_BTD
     logits_BTV = model.readout(params, hidden_BTD)
     return replicate(jax.random.categorical(key, logits_BTV).astype(jnp.int32))
-
-
-def score_translations(pairs: Codebooks, sources_BT, drawn_BT) -> dict[str, float]:
-    """exact: the share of rows that are one of the two translations. symbols: the share
-    of symbols that are right by either, consistent or not."""
-    is_right = drawn_BT == pairs.translations(sources_BT)  # [2, B, T]
-    return {
-        "exact": float(is_right.all(axis=2).any(axis=0).mean()),
-        "symbols": float(is_right.any(axis=0).mean()),
-    }

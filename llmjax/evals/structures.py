@@ -104,15 +104,15 @@ def read_spans(batch: Batch, ids: Ids) -> tuple[np.ndarray, np.ndarray]:
 
 def fill_blanks(
     model: Model, params: Params, tests: Rows, *, seed: int = 0
-) -> dict[str, float]:
-    """Of the symbols cut: nats and right, the share where the likeliest one is true.
+) -> dict[str, dict[str, float]]:
+    """How well blanks are filled: {"single": figures, "longer": figures}.
 
-    Beside them floor_nats and floor_right, of who knows all that follows from what the
-    structure sees: what is before the symbol (decoder), the text around all blanks
-    (encoder), or that and the blanks told before (encoder-decoder). A model says which
-    symbol it is: that it is one, it is told.
-
-    The blanks are those of span corruption, the same for all structures.
+    The blanks are those of span corruption, the same for all structures: some of a
+    single symbol, some longer. Of their symbols: nats, and right, the share where the
+    likeliest one is true. Beside them floor_nats and floor_right, of who knows all that
+    follows from what the structure sees: the text before the symbol (decoder), the text
+    around all blanks (encoder), or that and the blanks told before (encoder-decoder).
+    A model says which symbol it is: that it is one, it is told.
     """
     ids, hmm = tests.ids, tests.texts.hmm
     blanks = Rows("encoder-decoder", tests.texts, ids)
@@ -131,12 +131,24 @@ def fill_blanks(
     found_BTV = log_shares(among(model, ids.num_symbols), params, batch)
     # Row by row, and from left to right in each: the same order on either side.
     truth, found, exact = texts_BT[cut_BT], found_BTV[is_asked_BT], exact_BTV[cut_BT]
-    return {
-        "nats": float(-_pick(found, truth).mean()),
-        "floor_nats": float(-np.log(_pick(exact, truth)).mean()),
-        "right": float((found.argmax(-1) == truth).mean()),
-        "floor_right": float((exact.argmax(-1) == truth).mean()),
+    figures = {
+        "nats": -_pick(found, truth),
+        "floor_nats": -np.log(_pick(exact, truth)),
+        "right": found.argmax(-1) == truth,
+        "floor_right": exact.argmax(-1) == truth,
     }
+    single = _lengths_of_runs(cut_BT) == 1
+    return {
+        name: {key: float(value[chosen].mean()) for key, value in figures.items()}
+        for name, chosen in (("single", single), ("longer", ~single))
+    }
+
+
+def _lengths_of_runs(cut_BT: np.ndarray) -> np.ndarray:
+    """Of each symbol that is cut, row by row: how many are cut together with it."""
+    begins_BT = np.diff(cut_BT.astype(np.int8), axis=1, prepend=0) > 0
+    run = begins_BT.ravel().cumsum()[cut_BT.ravel()]
+    return np.bincount(run)[run]
 
 
 def _pick(values: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -149,9 +149,12 @@ def _write_common(
     cfg: ModelConfig, model_type: str, architecture: str
 ) -> dict[str, Any]:
     scalar = cfg.head_width if cfg.attention_scale is None else cfg.attention_scale**-2
+    windows = llama_like.write_windows(cfg)
+    if windows["sliding_window"] is None:
+        del windows["sliding_window"]  # the class makes its mask though no layer has it
     return {
         **llama_like.write_sizes(cfg, model_type, architecture, "hidden_activation"),
-        **llama_like.write_windows(cfg),
+        **windows,
         "attention_bias": cfg.qkv_bias,
         # transformers v5 takes no float here.
         "query_pre_attn_scalar": round(scalar),

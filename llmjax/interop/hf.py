@@ -217,7 +217,7 @@ def config_to_json(cfg: ModelConfig, family: str) -> dict[str, Any]:
     known = FAMILIES[_family_name({"model_type": family})]
     config = known.write_config(cfg)
     back = config_from_json(config)
-    if known.fit:
+    if known.fit and bool(cfg.encoder) == bool(back.encoder):
         back = known.fit(back, {name for name, _ in table.slots(known, cfg)})
     wrong = _difference(cfg, back)
     if wrong:

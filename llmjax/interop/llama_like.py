@@ -146,6 +146,7 @@ def write_sizes(
         "rms_norm_eps": cfg.norm_eps,
         activation: fields.activation_name(cfg.activation),
         "tie_word_embeddings": cfg.tied,
+        "pad_token_id": None,  # left out, it might lie beyond the vocabulary
     }
 
 

@@ -26,7 +26,9 @@ class Block(Cell):
             self.attention_out_norm, self.mlp_out_norm = Norm(cfg), Norm(cfg)
 
     def declare(self):
-        cells = [self.attention_norm, self.attention, self.mlp_norm, self.mlp]
+        cells = [self.attention, self.mlp_norm, self.mlp]
+        if self._reads_norm():
+            cells.append(self.attention_norm)
         if self.cfg.encoder is not None:
             cells += [self.cross_norm, self.cross]
         if self.cfg.norms == "sandwich":
@@ -43,7 +45,9 @@ class Block(Cell):
         """
         cfg = self.cfg
         drop = [_dropped(context, 3 * index + branch) for branch in range(3)]
-        read_BTD = self._read(self.attention_norm, x_BTD)
+        read_BTD = x_BTD
+        if self._reads_norm():
+            read_BTD = self._read(self.attention_norm, x_BTD)
         if not cfg.first_norm:
             read_BTD = jnp.where(index == 0, x_BTD, read_BTD)
         mixed_BTD, cache = self.attention(read_BTD, context, layer, cache, index)
@@ -57,6 +61,10 @@ class Block(Cell):
             x_BTD = self._add("cross", x_BTD, drop[2](crossed_BTD))
         mlp_BTD = self.mlp(self._read(self.mlp_norm, x_BTD))
         return self._add("mlp", x_BTD, drop[1](mlp_BTD)), cache
+
+    def _reads_norm(self) -> bool:
+        """False where the only layer is the first one, and that has no norm."""
+        return self.cfg.first_norm or self.cfg.num_layers > 1
 
     def _read(self, norm: Norm, x_BTD):
         """What a branch reads of the residual stream."""

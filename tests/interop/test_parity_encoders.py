@@ -327,3 +327,15 @@ def test_tensors_of_another_head_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r"cls.predictions.* is missing"):
         hf.load(path)
+
+
+def test_a_single_layer_whose_norm_is_left_out(tmp_path):
+    """The first layer of ModernBERT has no norm before attention; here it is all."""
+    fields = config("modernbert") | {"num_hidden_layers": 1, "layer_types": None}
+    cfg = hf.config_from_json(fields)
+    params = transformer.make(cfg).init(jax.random.key(0))
+    hf.save(tmp_path / "one", cfg, params, family="modernbert")
+    again_cfg, again = hf.load(tmp_path / "one")
+    assert again_cfg == cfg
+    logits = run(cfg, again, {"input_ids": np.arange(12)[None]})["logits"]
+    assert np.isfinite(logits).all()
