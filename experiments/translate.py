@@ -3,7 +3,7 @@
     python experiments/translate.py                       # LibreOffice's help, EN to FR
     python experiments/translate.py --data.task=files --data.source_file=mine.en \\
         --data.target_file=mine.de
-    python experiments/translate.py --data.task=scan_length    # or scan_simple, _jump
+    python experiments/translate.py --data.task=scan_length --nocompare  # or _simple,
 
 SCAN (Lake and Baroni 2018) turns commands ("jump around left twice") into actions. It
 is learned where the test is like the training commands (simple), and is not where it
@@ -15,8 +15,9 @@ import time
 from functools import partial
 
 import jax
+from absl import flags as absl_flags
 
-from llmjax import distributed, flags, losses, metrics, optim, report, sharding
+from llmjax import distributed, flags, losses, metrics, optim, sharding
 from llmjax.checkpoint import Checkpoints
 from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.data.batches import Batches, eval_batches
@@ -31,6 +32,7 @@ from llmjax.train.state import averaged
 
 RUN = flags.define("", flags.Run(workdir="runs/translate", num_steps=4000))
 DATA = flags.define("data", PairConfig())
+COMPARE = absl_flags.DEFINE_boolean("compare", True, "train the decoder, too")
 MODEL = flags.define_model("translate")
 OPTIM = flags.define("optim", optim.OptimConfig(lr=1e-2, adam_lr_ratio=3.0))
 TRAIN = flags.define("train", TrainConfig(batch_size=32, z_loss=0.0, eval_every=1000))
@@ -46,14 +48,21 @@ def main():
     cfg = dataclasses.replace(cfg, encoder=transformer.encoder_of(cfg))
     sources, references = zip(*corpus.test, strict=True)
     rows = [{"": "the source itself"} | translation.score(sources, references)]
-    texts = {}
-    for name, one in (("encoder-decoder", cfg), ("decoder", same_size(cfg))):
+    models, texts = {"encoder-decoder": cfg}, {}
+    if COMPARE.value:
+        models["decoder"] = same_size(cfg)
+    for name, one in models.items():
         texts[name] = learn(name, one, corpus, folder, mesh)
         scores = translation.score(texts[name], references)
         size = metrics.count(one).total
         rows.append({"": name} | scores | {"parameters": size})
+    samples = [
+        {"source": pair.source, "reference": pair.target}
+        | {name: translated[index] for name, translated in texts.items()}
+        for index, pair in enumerate(corpus.test[:12])
+    ]
     if distributed.is_first():
-        show(folder, rows, texts, corpus)
+        outputs.compare(folder, "Translation", rows, samples)
 
 
 def same_size(cfg: ModelConfig) -> ModelConfig:
@@ -104,22 +113,6 @@ def learn(name: str, cfg: ModelConfig, corpus: PairCorpus, parent, mesh) -> list
         summary = record.summary() | {"secs": time.perf_counter() - start_secs}
         outputs.write(folder, f"Translation: {name}", config, record, summary, [])
     return texts
-
-
-def show(folder, rows, texts, corpus) -> None:
-    """Writes summary.json and report.html, and prints both tables."""
-    workdir.write_json(folder / "summary.json", {row[""]: row for row in rows})
-    samples = [
-        {"source": pair.source, "reference": pair.target}
-        | {name: translated[index] for name, translated in texts.items()}
-        for index, pair in enumerate(corpus.test[:12])
-    ]
-    sections = [("Scores", report.table(rows)), ("Samples", report.table(samples))]
-    report.write(folder / "report.html", "Translation", sections)
-    for sample in samples[:3]:
-        print("\n".join(f"{name:>15}: {text}" for name, text in sample.items()), "\n")
-    outputs.print_table(rows)
-    print(f"report: {folder}/report.html")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from jax.extend.core import jaxprs_in_params
 
 from llmjax import metrics
 from llmjax.config import ComputeConfig, Layer, ModelConfig
-from llmjax.models import transformer
+from llmjax.models import presets, transformer
 
 GPT2 = ModelConfig(
     vocab_size=50257, num_layers=12, width=768, num_heads=12, num_kv_heads=12,
@@ -46,6 +46,9 @@ ODD = ModelConfig(
         (LLAMA3_8B, 8_030_261_248),
         (LLAMA3_70B, 70_553_706_496),
         (SMOLLM2_135M, 134_515_008),
+        (presets.get("bert_base"), 109_514_298),
+        (presets.get("t5_small"), 60_506_624),
+        (presets.get("t5_base"), 222_903_552),
     ],
 )
 def test_published_sizes(cfg, published):

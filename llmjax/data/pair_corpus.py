@@ -22,8 +22,8 @@ class PairConfig:
     source_file: str = field("", "of files: a sentence on each line")
     target_file: str = field("", "of files: its translation on the same line")
     vocab_size: int = field(4096, "of the BPE that both languages share")
-    source_tokens: int = field(56, "longest source, with its end")
-    target_tokens: int = field(72, "longest target, with its end")
+    source_tokens: int = field(0, "longest source, with its end; 0: 56, of SCAN 10")
+    target_tokens: int = field(0, "longest target, with its end; 0: 72, of SCAN 50")
     num_tested: int = field(1000, "pairs of the test that are translated; 0: all")
 
 
@@ -54,9 +54,11 @@ def prepare(cfg: PairConfig) -> PairCorpus:
         sides = held_out.split(found, lambda pair: held_out.normalise(pair.source))
         texts = (text for pair in sides.train for text in pair)
         tokenizer = train_bpe(texts, cfg.vocab_size)
+    source_tokens, target_tokens = (10, 50) if cfg.task.startswith("scan") else (56, 72)
     form = partial(
         SequencePairs, tokenizer=tokenizer,
-        source_tokens=cfg.source_tokens, target_tokens=cfg.target_tokens,
+        source_tokens=cfg.source_tokens or source_tokens,
+        target_tokens=cfg.target_tokens or target_tokens,
     )  # fmt: skip
     test = form(sides.test).pairs[: cfg.num_tested or None]
     return PairCorpus(sides.train, sides.validation, test, tokenizer, form)

@@ -18,6 +18,27 @@ def _gpt2(num_layers: int, width: int, num_heads: int) -> ModelConfig:
     )  # fmt: skip
 
 
+_BERT = dataclasses.replace(
+    _GPT2, structure="encoder", vocab_size=30522, context=512, norm_eps=1e-12,
+    norms="post", final_norm=False, activation="gelu", embed_norm=True,
+    num_token_types=2, head_transform="norm", head_bias=True,
+)  # fmt: skip
+
+
+def _t5(num_layers: int, width: int, num_heads: int) -> ModelConfig:
+    """T5 1.0 (Raffel et al. 2019); the encoder has the same sizes."""
+    decoder = ModelConfig(
+        vocab_size=32128, num_layers=num_layers, width=width, num_heads=num_heads,
+        num_kv_heads=num_heads, head_width=64, ff_width=4 * width, context=512,
+        norm_eps=1e-6, activation="relu", gated=False, positions="relative",
+        attention_scale=1.0, head_scale=width**-0.5,
+    )  # fmt: skip
+    encoder = dataclasses.replace(
+        decoder, structure="encoder", head="none", own_embedding=False
+    )
+    return dataclasses.replace(decoder, encoder=encoder)
+
+
 def _llama3(num_layers, width, num_heads, ff_width, scaling=None) -> ModelConfig:
     return ModelConfig(
         vocab_size=128256, num_layers=num_layers, width=width, num_heads=num_heads,
@@ -53,6 +74,9 @@ PRESETS = {
     "smollm2_135m": ModelConfig(
         vocab_size=49152, num_layers=30, width=576, num_heads=9, num_kv_heads=3,
         head_width=64, ff_width=1536, context=8192, rope_theta=100000.0),
+    "bert_base": _BERT,
+    "t5_small": _t5(6, 512, 8),
+    "t5_base": _t5(12, 768, 12),
     "llama3_1b": _llama3(16, 2048, 32, 8192, RopeScaling("llama3", 32.0)),
     "llama3_8b": _llama3(32, 4096, 32, 14336),
     "llama3_70b": _llama3(80, 8192, 64, 28672),

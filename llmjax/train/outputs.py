@@ -63,6 +63,25 @@ def begin(folder: Path, config: dict[str, Any], state: TrainState, mesh: Mesh) -
         console.print(f"resumed at step {int(state.step)} from {folder}/checkpoints")
 
 
+def compare(
+    folder: Path,
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    samples: Sequence[dict[str, str]],
+) -> None:
+    """Ends an experiment of several models: summary.json, report.html, the terminal.
+
+    rows: the figures of each, its name under "". samples: texts by who made them.
+    """
+    write_json(folder / "summary.json", {row[""]: row for row in rows})
+    sections = [("Scores", report.table(rows)), ("Samples", report.table(samples))]
+    report.write(folder / "report.html", title, sections)
+    for sample in samples[:3]:
+        print("\n".join(f"{name:>15}: {text}" for name, text in sample.items()), "\n")
+    print_table(rows)
+    print(f"report: {folder}/report.html")
+
+
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Rows by column name, as `report.table` has them, in the terminal."""
     names = list(dict.fromkeys(name for row in rows for name in row))
