@@ -13,7 +13,6 @@ import time
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from llmjax import distributed, flags, losses, optim, report, sharding
 from llmjax.checkpoint import Checkpoints
@@ -100,8 +99,7 @@ def main():
 @partial(jax.jit, static_argnums=0)
 def guess(model, params, batch):
     """The likeliest token at each position."""
-    hidden_BTD = model.apply(params, batch).hidden_BTD
-    return jnp.argmax(model.readout(params, hidden_BTD), axis=-1)
+    return model.readout(params, model.apply(params, batch).hidden_BTD).argmax(-1)
 
 
 def fill_in(tokenizer, batch, guesses_BT, mask_id: int, num_tokens: int = 160) -> str:

@@ -47,18 +47,13 @@ def main():
 
     text = corpus.prepare(DATA(), folder, cfg.context, is_first=distributed.is_first())
     eos_id = text.tokenizer.eos_id
-    cfg = dataclasses.replace(cfg, vocab_size=text.tokenizer.vocab_size + NUM_SENTINELS)
+    cfg = cfg.with_vocab(text.tokenizer.vocab_size + NUM_SENTINELS)
     cfg = dataclasses.replace(cfg, encoder=transformer.encoder_of(cfg))
 
-    def corrupt(row, rng):
-        return spans.span_corruption(
-            row["tokens"], row["segment_ids"], rng, vocab_size=cfg.vocab_size,
-            num_sentinels=NUM_SENTINELS, eos_id=eos_id, start_id=eos_id,
-        )  # fmt: skip
-
+    objective = partial(corrupt, vocab_size=cfg.vocab_size, eos_id=eos_id)
     name = f"span_corruption {cfg.vocab_size} {NUM_SENTINELS}"
-    rows = objectives.Corrupted(text.train, corrupt, name)
-    held_out = objectives.Corrupted(text.validation, corrupt, name)
+    rows = objectives.Corrupted(text.train, objective, name)
+    held_out = objectives.Corrupted(text.validation, objective, name)
     share = distributed.share()
     batches = Batches(rows, knobs.batch_size, run.seed, **share)
     looks = list(eval_batches(held_out, knobs.batch_size, **share))
@@ -79,33 +74,39 @@ def main():
         flags.save(folder)
         outputs.announce(folder, config, text, state, mesh)
         loss_fn = partial(losses.next_token, model, z_loss=knobs.z_loss)
-        placed = list(map(sharding.placer(mesh), looks))
+        look = make_mean_loss(loss_fn, list(map(sharding.placer(mesh), looks)))
         source_length, target_length = spans.corrupted_lengths(cfg.context)
         state, record = fit(
-            loss_fn, optimizer, state, batches.batch, make_mean_loss(loss_fn, placed),
-            checkpoints, config, folder=folder, mesh=mesh, knobs=knobs,
-            num_steps=run.num_steps, lengths=(target_length, source_length),
+            loss_fn, optimizer, state, batches.batch, look, checkpoints, config,
+            folder=folder, mesh=mesh, knobs=knobs, num_steps=run.num_steps,
+            lengths=(target_length, source_length),
         )  # fmt: skip
-        source = looks[0]["encoder_tokens"][0][:-1]  # without its end of text
+        source = looks[0]["encoder_tokens"][0]
         [answer] = generate(
-            model, averaged(state), [[eos_id]], sources=[[*source, eos_id]],
+            model, averaged(state), [[eos_id]], sources=[source],
             max_new_tokens=target_length, context=cfg.context, stop_ids=[eos_id],
         )  # fmt: skip
 
     if distributed.is_first():
-        summary = record.summary() | {"unigram_loss": unigram}
-        summary["secs"] = time.perf_counter() - start_secs
-        shown = fill_in(text.tokenizer, source, np.array(answer, int), cfg.vocab_size)
+        secs = time.perf_counter() - start_secs
+        summary = record.summary() | {"unigram_loss": unigram, "secs": secs}
+        shown = fill_in(text.tokenizer, source[:-1], answer, cfg.vocab_size)
         sections = [("Held-out text, its gaps filled in", report.text_block(shown))]
         outputs.write(folder, "Missing spans", config, record, summary, sections)
-        print(
-            f"{shown}\n\ntold spans cost {summary['val_loss']:.3f} nats a token, by "
-            f"frequency alone {unigram:.3f}\nreport: {folder}/report.html"
-        )
+        print(f"{shown}\n\nnats per token: {summary['val_loss']:.3f}; by frequency "
+              f"alone {unigram:.3f}\nreport: {folder}/report.html")  # fmt: skip
+
+
+def corrupt(row, rng, *, vocab_size: int, eos_id: int):
+    return spans.span_corruption(
+        row["tokens"], row["segment_ids"], rng, vocab_size=vocab_size,
+        num_sentinels=NUM_SENTINELS, eos_id=eos_id, start_id=eos_id,
+    )  # fmt: skip
 
 
 def fill_in(tokenizer, source, answer, vocab_size: int) -> str:
     """The source as text, what the model puts into its gaps in brackets."""
+    answer = np.array(answer, int)
     ids, is_told = spans.fill_spans(
         source, answer, vocab_size=vocab_size, num_sentinels=NUM_SENTINELS
     )
