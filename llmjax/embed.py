@@ -90,6 +90,8 @@ def read_pooling(folder: Path) -> str:
             path = folder / module["path"] / "config.json"
     if path is None:
         return "mean"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing, but modules.json names it")
     config = _read_json(path, {})
     chosen = [name for name, value in config.items() if value is True]
     chosen = [name for name in chosen if name.startswith("pooling_mode_")]

@@ -37,10 +37,9 @@ SENTENCES = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path):
+def tiny_encoder(path):
     """A tiny BERT with a tokenizer of letters, framed by 1 and 2."""
-    path = shutil.copytree(GOLDEN / "bert_pooled", tmp_path / "bert")
+    shutil.copytree(GOLDEN / "bert_pooled", path)
     words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
     vocab = {word: i for i, word in enumerate(words)}
     core = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
@@ -52,6 +51,11 @@ def folder(tmp_path):
     core.enable_truncation(4)
     core.save(str(path / "tokenizer.json"))
     return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_encoder(tmp_path / "bert")
 
 
 def by_hand(folder, ids: list[int], pooling: str) -> np.ndarray:
@@ -95,6 +99,15 @@ def test_files_of_sentence_transformers_are_heeded(folder):
     [vector_D] = embed.load_embed(folder, EXACT)(["a b c d e"])
     expected_D = by_hand(folder, [1, 4, 5, 2], "first")
     np.testing.assert_allclose(vector_D, expected_D, atol=1e-6)
+
+
+def test_files_of_sentence_transformers_survive_an_export(folder, tmp_path):
+    write_modules(folder, {"pooling_mode_cls_token": True})
+    hf.save_like(tmp_path / "out", hf.load(folder)[1], folder)
+    assert embed.read_pooling(tmp_path / "out") == "first"
+    (tmp_path / "out" / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1_Pooling/config.json: missing"):
+        embed.load_embed(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ computes in float32, for many numbers of buckets and largest distances.
 import pathlib
 
 import numpy as np
-import torch
 import transformers
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -27,6 +26,8 @@ class Untied:
 
     @staticmethod
     def from_config(config, **kwargs):
+        import torch
+
         model = MODEL.from_config(config, **kwargs)
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
         del model.all_tied_weights_keys["lm_head.weight"]
@@ -84,6 +85,8 @@ MODELS = {
 
 
 def main() -> None:
+    import torch
+
     arrays = {}
     distance = torch.tensor(DISTANCES)
     for num_buckets in (4, 5, 7, 8, 9, 12, 17, 31, 32, 33, 64, 127, 128):

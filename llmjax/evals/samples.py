@@ -5,7 +5,7 @@ all others from a model.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from llmjax.evals.structures import among, mean_and_error
 from llmjax.generate import generate
 from llmjax.sharding import replicate
 from llmjax.types import Key, Model, Params
+
 
 class Translated(NamedTuple):
     """A source and what a model made of it; books: the codebook of each symbol, A, B
@@ -95,8 +96,8 @@ def score(hmm: Hmm, symbols_BT: np.ndarray) -> dict[str, float]:
 
 def translations(
     model: Model, params: Params, pairs: Codebooks, num_rows: int, *, seed: int = 0
-) -> tuple[list[Translated], dict[str, float]]:
-    """So many translations, and their scores.
+) -> dict[str, Any]:
+    """So many translations, "rows", and their scores.
 
     exact: the share of translations that are one of the two right ones. symbols: the
     share of symbols that are right in either, consistent or not.
@@ -104,13 +105,12 @@ def translations(
     sources_BT, _ = pairs.pairs(np.arange(num_rows), seed)
     drawn_BT = translate(model, params, pairs, sources_BT, seed=seed)
     is_right = drawn_BT == pairs.translations(sources_BT)  # [2, B, T]
-    scores = {
+    books = map("".join, np.select(is_right, ["A", "B"], "-"))
+    return {
         "exact": float(is_right.all(axis=2).any(axis=0).mean()),
         "symbols": float(is_right.any(axis=0).mean()),
+        "rows": list(map(Translated, sources_BT, drawn_BT, books)),
     }
-    books = np.select(is_right, ["A", "B"], "-")
-    rows = zip(sources_BT, drawn_BT, map("".join, books), strict=True)
-    return [Translated(*row) for row in rows], scores
 
 
 def translate(

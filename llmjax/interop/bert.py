@@ -151,7 +151,7 @@ def _read(config: Mapping[str, Any], prefix: str) -> ModelConfig:
     tied = fields.boolean(config, "tie_word_embeddings", True)
     # Not a field of transformers, whose classes take it as an argument.
     pooled = head == "classes" or fields.boolean(config, "add_pooling_layer", True)
-    vocab_size = {"Bert": 30522, "Roberta": 50265}.get(prefix, 30522)
+    vocab_size = {"Roberta": 50265, "Camembert": 32005}.get(prefix, 30522)
     return ModelConfig(
         structure="encoder",
         vocab_size=fields.integer(config, "vocab_size", vocab_size),

@@ -159,7 +159,8 @@ def read_scaling(rope: Mapping[str, Any], context: int) -> RopeScaling | None:
             original_context=original,
         )
     if kind == "yarn":
-        factor = number(rope, "factor", context / original)
+        implied = context / original if "factor" in rope else None
+        factor = number(rope, "factor", implied)
         amplitude = _yarn_amplitude(rope, factor)
         return RopeScaling(
             kind="yarn",

@@ -187,8 +187,8 @@ def _read_ropes(config: Mapping[str, Any]) -> dict[str, Any]:
         theta = fields.number(config, name)
         one = {"rope_parameters": ropes[kind], "rope_theta": theta}
         one["max_position_embeddings"] = context
-        read[f"{prefix}rope_theta"], read[f"{prefix}rope_scaling"] = (
-            fields.read_rope(one)
+        read[f"{prefix}rope_theta"], read[f"{prefix}rope_scaling"] = fields.read_rope(
+            one
         )
     return read
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX checkpoints (Black et al. 2022), as transformers' GPTNeoXForCausalLM has them.
+"""GPT-NeoX checkpoints (Black et al. 2022), as transformers' GPTNeoXForCausalLM.
 
 LayerNorms, attention beside the feed-forward layer, RoPE on a share of each head.
 Queries, keys and values are one matrix, in which the three of a head stand together.

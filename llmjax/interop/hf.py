@@ -12,9 +12,22 @@ from typing import Any
 
 from llmjax.config import ModelConfig
 from llmjax.interop import (
-    bart, bert, gemma, gpt2, gpt_neox, leaves, llama, mistral, modernbert, olmo2, qwen,
-    safetensors, smollm3, t5, table,
-)  # fmt: skip
+    bart,
+    bert,
+    gemma,
+    gpt2,
+    gpt_neox,
+    leaves,
+    llama,
+    mistral,
+    modernbert,
+    olmo2,
+    qwen,
+    safetensors,
+    smollm3,
+    t5,
+    table,
+)
 from llmjax.interop.safetensors import Tensor
 from llmjax.interop.table import Family
 
@@ -146,10 +159,15 @@ def save_form(folder: pathlib.Path, source: pathlib.Path) -> None:
 
 
 def copy_files(source: pathlib.Path, folder: pathlib.Path) -> None:
-    """Copies what lies beside the weights: the config, the tokenizer, an index."""
-    for path in source.iterdir():
+    """Copies what lies beside the weights: the config, the tokenizer, an index.
+
+    Also the configs of sentence-transformers' modules, each in a folder of its own.
+    """
+    for path in (*source.iterdir(), *source.glob("[0-9]_*/config.json")):
         if path.suffix in COPIED and path.is_file():
-            shutil.copyfile(path, folder / path.name)
+            copy = folder / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _read_form(source: pathlib.Path) -> tuple[dict[str, bytes], dict[str, Tensor]]:
@@ -226,7 +244,7 @@ def config_to_json(cfg: ModelConfig, family: str) -> dict[str, Any]:
 
 
 def _difference(cfg: ModelConfig, other: ModelConfig, prefix: str = "") -> str:
-    """The first field that is not the other's, as name=value; empty if there is none."""
+    """The first field that is not the other's, as name=value; empty if none is."""
     for field in dataclasses.fields(cfg):
         value, others = getattr(cfg, field.name), getattr(other, field.name)
         if value != others:

@@ -1,4 +1,4 @@
-"""Llama checkpoints (Touvron et al. 2023), as transformers' LlamaForCausalLM has them."""
+"""Llama checkpoints (Touvron et al. 2023), as transformers' LlamaForCausalLM."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mistral checkpoints (Jiang et al. 2023), as transformers' MistralForCausalLM has them.
+"""Mistral checkpoints (Jiang et al. 2023), as transformers' MistralForCausalLM.
 
 A Llama all of whose layers may have a sliding window.
 """

@@ -1,4 +1,4 @@
-"""OLMo 2 checkpoints (OLMo team 2024), as transformers' Olmo2ForCausalLM has them.
+"""OLMo 2 checkpoints (OLMo team 2024), as transformers' Olmo2ForCausalLM.
 
 A Llama whose norms stand after attention and feed-forward, and on whole queries and
 keys.

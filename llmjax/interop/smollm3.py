@@ -1,4 +1,4 @@
-"""SmolLM3 checkpoints, as transformers' SmolLM3ForCausalLM has them.
+"""SmolLM3 checkpoints, as transformers' SmolLM3ForCausalLM.
 
 A Llama some of whose layers have no RoPE (Yang et al. 2025, "Rope to Nope").
 """

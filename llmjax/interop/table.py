@@ -134,7 +134,7 @@ def match(
 def repeats(found: Mapping[str, Tensor], family: Family) -> dict[str, str]:
     """`Family.repeats` as this checkpoint spells its names."""
     prefix = _missing_prefix(found, family)
-    pairs = [(a.removeprefix(prefix), b.removeprefix(prefix)) for a, b in family.repeats]
+    pairs = [[name.removeprefix(prefix) for name in pair] for pair in family.repeats]
     return {name: other for name, other in pairs if other in found}
 
 

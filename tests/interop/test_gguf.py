@@ -1,6 +1,7 @@
 """GGUF: tiny files written by the `gguf` package, and hostile ones."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from llmjax.interop import gguf, hf
+from llmjax.config import Layer, ModelConfig
+from llmjax.interop import gguf, gguf_config, hf
 from llmjax.ops import rope
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "llama_biased"
@@ -39,7 +41,7 @@ def permute(rows: np.ndarray, num_heads: int) -> np.ndarray:
 
 def golden_tensors() -> dict[str, np.ndarray]:
     """The golden's tensors under GGUF names, and its RoPE factors."""
-    theirs = {name: short for short, name in gguf.NAMES.items()}
+    theirs = {name: short for short, name in reversed(gguf_config.NAMES.items())}
     tensors = {}
     for name, array in safetensors.numpy.load_file(GOLDEN / hf.WEIGHTS).items():
         stem, _, kind = name.rpartition(".")
@@ -60,8 +62,8 @@ def golden_tensors() -> dict[str, np.ndarray]:
 def write(path, metadata=METADATA, tensors=None, arch="llama", pre="smollm"):
     writer = package.GGUFWriter(path, arch)
     for name, value in metadata.items():
-        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
-        add(f"{arch}.{name}", value)
+        adds = {float: writer.add_float32, str: writer.add_string}
+        adds.get(type(value), writer.add_uint32)(f"{arch}.{name}", value)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(TOKENS)
@@ -86,6 +88,117 @@ def test_is_the_same_model_as_the_folder_it_came_from(tmp_path, monkeypatch):
     # The format has no field for the activation: its Llama has SiLU always.
     assert cfg == dataclasses.replace(expected_cfg, activation="silu")
     jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+YARN = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 16,
+    "rope.scaling.yarn_beta_fast": 2.0,
+    "rope.scaling.yarn_beta_slow": 0.5,
+}
+GEMMA3 = {
+    "attention.sliding_window": 4,
+    "final_logit_softcapping": 2.5,
+    "rope.freq_base_swa": 50.0,
+    "rope.scaling.type": "linear",
+    "rope.scaling.factor": 4.0,
+}
+GEMMA2 = {
+    "attention.sliding_window": 4,
+    "attn_logit_softcapping": 1.5,
+    "final_logit_softcapping": 2.5,
+}
+# Golden, architecture, more metadata, and where the format says other than the golden.
+OTHERS = [
+    ("llama_yarn", "llama", YARN, {}),
+    ("mistral", "llama", {}, {"window": None}),
+    ("qwen2", "qwen2", {}, {"pattern": ()}),
+    ("qwen3", "qwen3", {}, {"pattern": ()}),
+    ("gemma", "gemma", {}, {}),
+    ("gemma2", "gemma2", GEMMA2, {"attention_scale": None}),
+    ("gemma3_text", "gemma3", GEMMA3, {
+        "attention_scale": None, "pattern": (Layer(4, "local"),)}),
+    ("olmo2", "olmo2", {}, {}),
+    ("smollm3", "smollm3", {}, {"pattern": ()}),
+]  # fmt: skip
+
+
+def other_metadata(cfg: ModelConfig) -> dict:
+    return {
+        "block_count": cfg.num_layers,
+        "context_length": cfg.context,
+        "embedding_length": cfg.width,
+        "feed_forward_length": cfg.ff_width,
+        "attention.head_count": cfg.num_heads,
+        "attention.head_count_kv": cfg.num_kv_heads,
+        "attention.key_length": cfg.head_width,
+        "attention.value_length": cfg.head_width,
+        "rope.freq_base": cfg.rope_theta,
+        "attention.layer_norm_rms_epsilon": cfg.norm_eps,
+    }
+
+
+def other_tensors(name: str, arch: str, cfg: ModelConfig) -> dict[str, np.ndarray]:
+    """A golden's tensors as llama.cpp's converter writes them."""
+    found = hf.open_folder(GOLDEN.parent / name)
+    tensors = {}
+    for full, tensor in found.items():
+        array = np.array(tensor.read(), np.float32)
+        stem, _, kind = full.rpartition(".")
+        part = stem.split(".", 3)[-1] if ".layers." in stem else stem
+        if part.endswith("norm") and arch.startswith("gemma"):
+            array = array + 1
+        heads = {"q": cfg.num_heads, "k": cfg.num_kv_heads}.get(part[-6:-5], 0)
+        if part.endswith("_proj") and heads and arch in ("llama", "smollm3"):
+            array = permute(array, heads)
+        block = f"blk.{stem.split('.')[2]}." if ".layers." in stem else ""
+        tensors[f"{block}{SHORT[cfg.norms][part]}.{kind}"] = array
+    return tensors
+
+
+SHORT_COMMON = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm",
+    "lm_head": "output", "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
+SHORT = {
+    "pre": SHORT_COMMON | {"post_attention_layernorm": "ffn_norm"},
+    "sandwich": SHORT_COMMON | {"pre_feedforward_layernorm": "ffn_norm"},
+    "output": SHORT_COMMON,
+}
+
+
+@pytest.mark.parametrize(("name", "arch", "more", "changes"), OTHERS, ids=str)
+def test_other_architectures(tmp_path, name, arch, more, changes):
+    cfg, params = hf.load(GOLDEN.parent / name)
+    metadata = other_metadata(cfg) | more
+    tensors = other_tensors(name, arch, cfg)
+    path = write(tmp_path / "a.gguf", metadata, tensors, arch)
+    got_cfg, got, _ = gguf.load(path)
+    if name == "llama_yarn":  # the file has no field for the amplitude of cos and sin
+        scaling = dataclasses.replace(cfg.rope_scaling, amplitude=0.1 * np.log(4) + 1)
+        changes = {"rope_scaling": scaling}
+    assert got_cfg == dataclasses.replace(cfg, **changes)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6, rtol=0)
+    jax.tree.map(close, got, params)
+
+
+def test_the_one_size_of_gemma_whose_scores_are_scaled_otherwise():
+    found = {"token_embd.weight": hf.open_folder(GOLDEN)["model.embed_tokens.weight"]}
+    for arch, block_count in (("gemma2", 46), ("gemma3", 62)):
+        metadata = {f"{arch}.{name}": value for name, value in METADATA.items()}
+        metadata |= {"general.architecture": arch, f"{arch}.block_count": block_count}
+        config = gguf_config.config_json(metadata, found)
+        assert config["query_pre_attn_scalar"] == 24 // 4
+        metadata[f"{arch}.block_count"] = 3
+        config = gguf_config.config_json(metadata, found)
+        assert config["query_pre_attn_scalar"] == 10
 
 
 def test_other_rope_factors_are_refused(tmp_path):
@@ -114,7 +227,12 @@ def test_quantised_tensors_are_dequantised(tmp_path):
 
 @pytest.mark.parametrize(
     ("pre", "digits"),
-    [("smollm", ["1", "2"]), ("gpt-2", ["12"]), ("llama-bpe", ["12"])],
+    [
+        ("smollm", ["1", "2"]),
+        ("gpt-2", ["12"]),
+        ("llama-bpe", ["12"]),
+        ("qwen2", ["1", "2"]),
+    ],
 )
 def test_vocabulary(tmp_path, pre, digits):
     path = write(tmp_path / "a.gguf", tensors=plain_tensors(), pre=pre)

@@ -23,6 +23,16 @@ LLAMA = {"model_type": "llama", "vocab_size": 53, "hidden_size": 30,
 LINEAR = {"type": "linear", "factor": 3.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
           "high_freq_factor": 4.0, "original_max_position_embeddings": 32}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+NEOX = {
+    "model_type": "gpt_neox",
+    "vocab_size": 53,
+    "hidden_size": 30,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 50,
+}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 4}
 CONFIGS = [
     GPT2,
     GPT2 | {"scale_attn_weights": False, "tie_word_embeddings": False},
@@ -34,6 +44,21 @@ CONFIGS = [
     LLAMA | {"rope_scaling": LINEAR, "rope_theta": 77.0, "attention_bias": True},
     LLAMA | {"rope_scaling": LLAMA3, "mlp_bias": True, "hidden_act": "relu2"},
     LLAMA | {"rope_parameters": LLAMA3 | {"rope_theta": 50}, "hidden_act": "gelu_fast"},
+    LLAMA | {"rope_scaling": YARN},
+    LLAMA | {"rope_scaling": YARN | {"truncate": False, "attention_factor": 1.3}},
+    NEOX,
+    NEOX | {"rotary_pct": 0.6, "use_parallel_residual": False, "attention_bias": False},
+    LLAMA | {"model_type": "mistral", "sliding_window": 5},
+    LLAMA | {"model_type": "mistral", "sliding_window": None},
+    LLAMA | WINDOWS | {"model_type": "qwen2", "max_window_layers": 1},
+    LLAMA | WINDOWS | {"model_type": "qwen3", "attention_bias": True,
+                       "layer_types": ["sliding_attention", "full_attention"]},
+    LLAMA | {"model_type": "gemma", "tie_word_embeddings": False},
+    LLAMA | {"model_type": "gemma2", "sliding_window": 4, "query_pre_attn_scalar": 9},
+    LLAMA | {"model_type": "gemma3_text", "sliding_window": 4, "rope_theta": 50.0,
+             "sliding_window_pattern": 2, "final_logit_softcapping": 3.0},
+    LLAMA | {"model_type": "olmo2", "attention_bias": True},
+    LLAMA | WINDOWS | {"model_type": "smollm3", "no_rope_layer_interval": 2},
 ]  # fmt: skip
 
 

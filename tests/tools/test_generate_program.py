@@ -33,6 +33,18 @@ def test_greedy_ids_equal_transformers(name):
     assert json.loads(out)["ids"] == expected
 
 
+def test_the_prompt_of_an_encoder_decoder_is_its_source():
+    with np.load(GOLDEN / "bart" / "golden.npz") as golden:
+        source = golden["plain/input_ids"][0, :5].tolist()
+        expected = golden["generated_ids"][0, 1:].tolist()
+    code, out, err = run(
+        f"--model={GOLDEN / 'bart'}", f"--prompt_ids={','.join(map(str, source))}",
+        f"--max_new_tokens={len(expected)}",
+    )  # fmt: skip
+    assert code == 0, err
+    assert out.strip() == ",".join(map(str, expected))
+
+
 @pytest.mark.parametrize(
     "args,message",
     [
