@@ -79,7 +79,7 @@ def open_encoder(init_from: str | None, train) -> Loaded:
 def learn(name: str, start: Loaded, texts, parent, mesh):
     """Trains one model in a folder of its own: its shares of the test, its losses."""
     run, knobs, is_tuned = RUN(), TRAIN(), name == "fine-tuned"
-    folder = workdir.open_workdir(str(parent / name.replace(" ", "_")))
+    folder = workdir.open_workdir(str(parent / name.replace(" ", "-")))
     start.tokenizer.save(folder / "tokenizer.json")
     share = distributed.share()
     batches = Batches(texts.train, knobs.batch_size, run.seed, **share)

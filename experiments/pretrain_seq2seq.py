@@ -48,7 +48,7 @@ def main():
     text = corpus.prepare(DATA(), folder, cfg.context, is_first=distributed.is_first())
     eos_id = text.tokenizer.eos_id
     cfg = cfg.with_vocab(text.tokenizer.vocab_size + NUM_SENTINELS)
-    cfg = dataclasses.replace(cfg, encoder=transformer.encoder_of(cfg))
+    cfg = dataclasses.replace(cfg, encoder=transformer.encoder_of(cfg), start_id=eos_id)
 
     objective = partial(corrupt, vocab_size=cfg.vocab_size, eos_id=eos_id)
     name = f"span_corruption {cfg.vocab_size} {NUM_SENTINELS}"

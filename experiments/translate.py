@@ -45,7 +45,10 @@ def main():
     flags.save(folder)
     corpus = prepare(DATA())
     cfg = MODEL().with_vocab(corpus.tokenizer.vocab_size)
-    cfg = dataclasses.replace(cfg, encoder=transformer.encoder_of(cfg))
+    start_id = corpus.form(corpus.test).start_id
+    cfg = dataclasses.replace(
+        cfg, encoder=transformer.encoder_of(cfg), start_id=start_id
+    )
     sources, references = zip(*corpus.test, strict=True)
     rows = [{"": "the source itself"} | translation.score(sources, references)]
     models, texts = {"encoder-decoder": cfg}, {}

@@ -45,10 +45,7 @@ def write(
         ("Loss, and the least that there can be", report.table(known)),
         ("Good at, bad at", report.table(able) + say(results, scores)),
         *(curves(task, results) for task in TASKS),
-        (
-            "Texts drawn",
-            "".join(text_block(name, rows) for name, rows in drawn.items()),
-        ),
+        ("Texts drawn", "".join(map(text_block, drawn, drawn.values()))),
         ("Translations drawn", report.table(translated_rows(results))),
     ]
     report.write(folder / "report.html", "Three structures", sections)
@@ -64,13 +61,11 @@ def known_row(
     gap, cost = result["gap"], result["texts"]
     return {
         "": name,
-        "nats": f"{gap['nats']:.4f}",
-        "least": f"{gap['floor']:.4f}",
+        "nats (least)": f"{gap['nats']:.4f} ({gap['floor']:.4f})",
         "gap": f"{gap['gap']:.4f} ± {gap['error']:.4f}",
         "bar": verdict(gap, bar),
-        "parameters": f"{cost['parameters']:,}",
-        "texts": f"{num_texts:,}",
-        "each seen": f"{cost['rows'] / num_texts:.2f} times",
+        "size": f"{cost['parameters'] / 1e6:.3f} M",
+        "texts": f"{num_texts:,} x {cost['rows'] / num_texts:.2f}",
         "TFLOP": f"{cost['flops'] / 1e12:.2f}",
     }
 
@@ -94,17 +89,16 @@ def able_row(name: str, result: Mapping[str, Any], score: Mapping[str, float]) -
         "right (most)": f"{single['right']:.1%} ({single['floor_right']:.1%})",
         "longer blanks (least)": f"{longer['nats']:.3f} ({longer['floor_nats']:.3f})",
         **drawn_cells(score),
-        "translations right": f"{pairs['exact']:.1%}",
-        "by symbol": f"{pairs['symbols']:.1%}",
+        "pairs right (symbols)": f"{pairs['exact']:.1%} ({pairs['symbols']:.1%})",
     }
 
 
 def drawn_cells(score: Mapping[str, float]) -> dict[str, str]:
-    """Of texts drawn: what they cost under the language, and how far their pairs of
-    symbols are off."""
+    """Of texts drawn: what they cost under the language, and how far the frequencies of
+    their bigrams are off."""
     return {
-        "drawn texts": f"{score['nats']:.3f} ± {score['error']:.3f}",
-        "bigrams off": f"{score['bigrams_off']:.1%}",
+        "drawn: nats": f"{score['nats']:.3f} ± {score['error']:.3f}",
+        "drawn: off": f"{score['bigrams_off']:.1%}",
     }
 
 
@@ -154,8 +148,12 @@ def say(results: dict, scores: dict) -> str:
 
 
 def curves(task: str, results: dict) -> tuple[str, str]:
-    """The held-out losses while learning, over the FLOPs spent."""
+    """The held-out losses while learning, over the FLOPs spent, and the least ones."""
     series, rules = [], {}
+    if task == "pairs":  # which codebook is one bit, of a row or of each symbol
+        length = len(next(iter(results.values()))["translations"]["rows"][0].source)
+        bit = float(np.log(2))
+        rules = {"least, told in turn": bit / length, "least, all at once": bit}
     for name, one in results.items():
         took = one[task]
         lines = [line for line in took["history"] if "val_loss" in line]

@@ -9,14 +9,14 @@ from llmjax.data.hmm import HmmConfig
 from llmjax.data.hmm_rows import BLOCK, STRUCTURES, Rows, Texts, make_ids
 
 CFG = HmmConfig(3, 5, 0.5, 0.5)
-LENGTH = 20
+LENGTH = 40
 IDS = make_ids(CFG.num_symbols, LENGTH)
 
 
 def test_ids_do_not_overlap():
     first_sentinel = IDS.size - IDS.num_sentinels
     assert (IDS.num_symbols, IDS.mask, IDS.end, first_sentinel) == (5, 5, 6, 7)
-    assert IDS.num_sentinels == 1  # 3 of 20 symbols are cut, in spans of 3
+    assert IDS.num_sentinels == 2  # 6 of 40 symbols are cut, in spans of 3
 
 
 def test_texts_come_again_after_the_last():
@@ -63,14 +63,14 @@ def test_each_structure_sees_what_its_floor_allows():
 
     encoder = Rows("encoder", texts, IDS).take(np.arange(64), 0)
     asked = encoder["weights"] > 0
-    assert (asked.sum(axis=1) == 3).all()
+    assert (asked.sum(axis=1) == 6).all()
     assert (encoder["tokens"][asked] == IDS.mask).all()  # not one stays or is another
     np.testing.assert_array_equal(encoder["tokens"][~asked], tokens[~asked])
 
     rows = Rows("encoder-decoder", texts, IDS)
     first, again = (rows.take(np.arange(64) + start, 0) for start in (0, 64))
     assert (first["encoder_tokens"] != again["encoder_tokens"]).any(axis=1).sum() > 40
-    assert first["weights"].sum() == 64 * 5  # sentinel, three symbols, end
+    assert first["weights"].sum() == 64 * 9  # 6 symbols, 2 sentinels, the end
 
 
 def test_no_text_is_impossible():

@@ -20,7 +20,7 @@ from llmjax.models import transformer
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-NAMES = "ada bob cid dan eve fay gus hal ivy jon".split()
+NAMES = ["ada", "bob", "cid", "dan", "eve", "fay", "gus", "hal", "ivy", "jon"]
 VERBS = ("helps", "hurts")
 MODEL = ["--model=tiny", "--model.context=16", "--data.vocab_size=300"]
 LEARN = [
@@ -102,7 +102,7 @@ def test_from_scratch_and_fine_tuned(bert, file, tmp_path):
         "majority class", "bag of words", "from scratch", "fine-tuned"
     ]  # fmt: skip
     for name in ("from scratch", "fine-tuned"):
-        folder = tmp_path / name.replace(" ", "_")
+        folder = tmp_path / name.replace(" ", "-")
         num_right, num = accuracy_of(folder, file)
         assert scores[name]["accuracy"] == pytest.approx(num_right / num)
         low, high = baselines.wilson_interval(num_right, num)
@@ -114,7 +114,9 @@ def test_from_scratch_and_fine_tuned(bert, file, tmp_path):
         assert "<svg" in (folder / "report.html").read_text()
         assert name in out
     page = (tmp_path / "report.html").read_text()
-    assert "<svg" in page and "bag of words" in page and "falling (" in page
+    assert "<svg" in page and "bag of words" in page
+    is_perfect = scores["fine-tuned"]["accuracy"] == 1
+    assert is_perfect != ("rising (" in page or "falling (" in page)  # its mistakes
     # Started again it trains no more, and says the same.
     code, again, err = run(tmp_path, *args)
     assert code == 0 and again.count("resumed at step 30") == 2, err
@@ -128,8 +130,8 @@ def test_fine_tuning_begins_where_the_weights_were(bert, file, tmp_path):
         "--optim.lr=1e-12", "--scratch.lr=1e-12",
     )  # fmt: skip
     assert code == 0, err
-    trunk, tuned = load(bert).params, load(tmp_path / "fine_tuned").params
-    scratch = load(tmp_path / "from_scratch").params
+    trunk, tuned = load(bert).params, load(tmp_path / "fine-tuned").params
+    scratch = load(tmp_path / "from-scratch").params
     for name, part in (("embed", "embed_VD"), ("blocks/mlp", "up_DF")):
         found = [params for params in (trunk, tuned, scratch)]
         for key in name.split("/"):
@@ -143,7 +145,7 @@ def test_fine_tuning_begins_where_the_weights_were(bert, file, tmp_path):
 def test_a_model_of_ones_own_learns_the_order_that_a_bag_of_words_cannot(
     file, tmp_path
 ):
-    code, out, err = run(
+    code, _, err = run(
         tmp_path, *LEARN, *MODEL, *flags_of(file), "--init_from=none",
         "--num_steps=60", "--cpu_devices=4", "--mesh=data=2,fsdp=2",
     )  # fmt: skip

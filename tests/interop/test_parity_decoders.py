@@ -154,7 +154,7 @@ def test_greedy_ids_equal_transformers(name):
         expected = file["generated_ids"]
     logits = run(cfg, params, {"input_ids": expected})["logits"]
     np.testing.assert_array_equal(logits[:, 4:-1].argmax(-1), expected[:, 5:])
-    model = transformer.make(cfg, ComputeConfig(dtype="float32"))
+    model = transformer.make(cfg, ComputeConfig(dtype="float32", layers="scan"))
     with jax.default_matmul_precision("highest"):
         ids = generate(
             model, params, expected[:, :5].tolist(),

@@ -46,6 +46,26 @@ def test_linear_scaling():
     np.testing.assert_allclose(scaled * 4, rope.frequencies(16, 10000.0), rtol=1e-6)
 
 
+def test_yarn_scaling_by_hand():
+    """Of 8 frequencies, number 2.02 turns 32 times in 2048 tokens, 5.03 once."""
+    scaling = RopeScaling("yarn", 4.0, original_context=2048)
+    ratio = rope.frequencies(16, 10000.0, scaling) / rope.frequencies(16, 10000.0)
+    stretched = np.array([0, 0, 0, 1 / 4, 2 / 4, 3 / 4, 1, 1])  # from 2 to 6
+    np.testing.assert_allclose(ratio, 1 - stretched + stretched / 4, rtol=1e-6)
+    scaling = RopeScaling("yarn", 4.0, original_context=2048, truncate=False)
+    ratio = rope.frequencies(16, 10000.0, scaling) / rope.frequencies(16, 10000.0)
+    low, high = (8 * math.log(2048 / (n * 2 * math.pi), 10000.0) for n in (32, 1))
+    assert ratio[3] == pytest.approx(1 - 0.75 * (3 - low) / (high - low), rel=1e-6)
+
+
+def test_amplitude_and_an_odd_width():
+    freqs = rope.frequencies(3, 100.0)  # exponents 0 and 2/3: a pair more than 3 / 2
+    np.testing.assert_allclose(freqs, [1, 100 ** (-2 / 3)], rtol=1e-6)
+    cos, sin = rope.rotation(np.array([[1]]), freqs, 1.5)
+    np.testing.assert_allclose(cos[0, 0, 0], 1.5 * np.cos(freqs), rtol=1e-6)
+    np.testing.assert_allclose(sin[0, 0, 0], 1.5 * np.sin(freqs), rtol=1e-6)
+
+
 def test_norms_in_float64():
     rng = np.random.default_rng(0)
     x = rng.normal(3, 2, size=(4, 7)).astype(np.float32)
