@@ -40,14 +40,12 @@ COMPUTE = flags.define("compute", ComputeConfig(dropout=0.1))
 
 
 def main():
-    run = RUN()
-    folder, mesh = workdir.begin(run)
+    folder, mesh = workdir.begin(RUN())
     flags.save(folder)
     corpus = prepare(DATA())
     cfg = MODEL().with_vocab(corpus.tokenizer.vocab_size)
-    start_id = corpus.form(corpus.test).start_id
     cfg = dataclasses.replace(
-        cfg, encoder=transformer.encoder_of(cfg), start_id=start_id
+        cfg, encoder=transformer.encoder_of(cfg), start_id=corpus.start_id
     )
     sources, references = zip(*corpus.test, strict=True)
     rows = [{"": "the source itself"} | translation.score(sources, references)]

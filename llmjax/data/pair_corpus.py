@@ -36,6 +36,11 @@ class PairCorpus(NamedTuple):
     tokenizer: Tokenizer
     form: Callable[..., SequencePairs]  # (pairs, joined=...) -> rows of tokens
 
+    @property
+    def start_id(self) -> int:
+        """What a target begins with."""
+        return self.form(self.test).start_id
+
 
 def prepare(cfg: PairConfig) -> PairCorpus:
     """The pairs of `cfg`, split by source so that no test sentence is learned."""
