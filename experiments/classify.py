@@ -1,9 +1,11 @@
 """Tells texts apart with an encoder: fine-tuned from trained weights, and from scratch.
 
-python experiments/classify.py              # reviews of films, fresh or rotten
-python experiments/classify.py --data.file=mine.csv --data.label_column=topic
-python experiments/classify.py --init_from=BERT_DIR --num_steps=1000
-python experiments/classify.py --init_from=none --model=tiny  # from scratch alone
+    python experiments/classify.py              # reviews of films, fresh or rotten
+    python experiments/classify.py --data.file=mine.csv --data.label_column=topic
+    python experiments/classify.py --init_from=BERT_DIR --num_steps=1000
+    python experiments/classify.py --init_from=none --model=tiny  # from scratch alone
+
+FIGURES
 """
 
 import dataclasses
@@ -27,7 +29,7 @@ from llmjax.train.evaluate import make_mean_loss
 from llmjax.train.fit import fit
 from llmjax.train.state import averaged
 
-START = flags.Run(workdir="runs/classify", num_steps=250, init_from="minilm")
+START = flags.Run(workdir="runs/classify", num_steps=200, init_from="minilm")
 TUNED = optim.OptimConfig(
     name="adamw", lr=1e-4, warmup_fraction=0.1, weight_decay=0.01, b2=0.999
 )

@@ -30,7 +30,7 @@ from llmjax.train.fit import fit
 from llmjax.train.state import averaged
 
 LENGTH, SOURCE_LENGTH = 64, 10  # symbols of a text, and of a source to translate
-TASKS = {"texts": (LENGTH, 1.0), "pairs": (2 * SOURCE_LENGTH, 0.4)}  # see `learn`
+TASKS = {"texts": (LENGTH, 1.0, 1.0), "pairs": (2 * SOURCE_LENGTH, 0.4, 0.5)}  # `learn`
 NUM_TESTS, NUM_DRAWN, NUM_LOOKS = 1024, 256, 256  # asked, drawn, looked at meanwhile
 BARS = {"decoder": 0.02, "encoder": 0.03}  # nats above the floor
 RUN = flags.define("", flags.Run(workdir="runs/structures", num_steps=1200))
@@ -55,24 +55,23 @@ def main():
         pairs, sources = (Codebooks(name, ids, SOURCE_LENGTH, part) for part in (0, 1))
         with jax.set_mesh(mesh):
             model, params, took = learn("texts", rows, asked, folder, mesh)
-            gap = structures.gap(model, params, asked)
-            blanks = structures.fill_blanks(model, params, asked)
-            drawn = samples.draw(model, params, asked, NUM_DRAWN)
-            found[name] = dict(texts=took, gap=gap, blanks=blanks, drawn=drawn)
-            model, params, took = learn("pairs", pairs, sources, folder, mesh)
+            one = {"texts": took, "gap": structures.gap(model, params, asked)}
+            one["blanks"] = structures.fill_blanks(model, params, asked)
+            one["drawn"] = samples.draw(model, params, asked, NUM_DRAWN)
+            model, params, one["pairs"] = learn("pairs", pairs, sources, folder, mesh)
             right = samples.translations(model, params, sources, NUM_TESTS)
-            found[name] |= dict(pairs=took, translations=right)
+            found[name] = one | {"translations": right}
     structures_page.write(folder, tests, len(texts), found, BARS)
 
 
 def learn(task: str, rows, held_out, parent, mesh):
     """(model, parameters, what it took) of a structure that learned one of the tasks.
 
-    A decoder, whose rows have so many tokens, takes a share of --num_steps. An
-    encoder-decoder passes each token through half of its parameters: the same FLOPs are
-    more steps, in which it meets the same texts again and tells other symbols.
+    TASKS: tokens of a decoder's row, its share of --num_steps, and that of --optim.lr.
+    An encoder-decoder passes each token through half of its parameters: the same FLOPs
+    are more steps, in which it meets the same texts again and tells other symbols.
     """
-    run, knobs, (length, share) = RUN(), TRAIN(), TASKS[task]
+    run, knobs, (length, share, lr_share) = RUN(), TRAIN(), TASKS[task]
     folder = workdir.open_workdir(str(parent / f"{rows.structure}_{task}"))
     cfg = structured(rows.structure, task)
     row_flops = metrics.count(cfg, *rows.lengths).exact * rows.lengths[0]
@@ -81,10 +80,11 @@ def learn(task: str, rows, held_out, parent, mesh):
     hosts, place = distributed.share(), sharding.placer(mesh)
     batches = Batches(rows, knobs.batch_size, run.seed, **hosts)
     looks = [place(Batches(held_out, NUM_LOOKS, run.seed, **hosts).batch(0))]
-    model, optimizer = transformer.make(cfg, COMPUTE()), optim.make(OPTIM(), num_steps)
+    update = dataclasses.replace(OPTIM(), lr=lr_share * OPTIM().lr)
+    model, optimizer = transformer.make(cfg, COMPUTE()), optim.make(update, num_steps)
     config = dict(
         experiment="structures", seed=run.seed, num_steps=num_steps, model=cfg,
-        data=HMM(), data_fingerprint=batches.fingerprint, optim=OPTIM(), train=knobs,
+        data=HMM(), data_fingerprint=batches.fingerprint, optim=update, train=knobs,
     )  # fmt: skip
     with Checkpoints(folder / "checkpoints") as kept:
         state = workdir.resume_or_init(

@@ -18,7 +18,7 @@ def _inputs():
     batch = {
         "x_BD": rng.normal(size=(B, D)).astype(np.float32),
         "class_B": np.array([0, 1, 2, 2, 1, 0], np.int32),
-        "weight_B": np.array([1, 1, 0, 1, 2, 1], np.float32),
+        "weight_B": np.array([3, 1, 0, 1, 4, 1], np.float32),
     }
     return params, batch
 
@@ -48,7 +48,7 @@ def test_classify(inputs):
     assert 0 < accuracy < 1  # or the test would say little
     means = reduce_metrics(metrics)
     assert means == pytest.approx({"loss": loss, "accuracy": accuracy}, rel=1e-6)
-    assert metrics["loss"][1] == metrics["accuracy"][1] == 6
+    assert metrics["loss"][1] == metrics["accuracy"][1] == 10
     np.testing.assert_allclose(found_gradient["head_DO"], gradient, atol=1e-6)
 
 

@@ -90,6 +90,16 @@ def test_batches_that_do_not_divide_are_refused():
         sharding.check_batch(8, 63, mesh)
 
 
+def test_a_batch_is_placed_by_rows_and_tokens():
+    mesh = mesh_of("data=2,sequence=4")
+    place = sharding.placer(mesh)
+    batch = {"tokens": np.arange(32).reshape(4, 8), "class_B": np.arange(4)}
+    placed = place(batch)
+    for name, shape in (("tokens", (2, 2)), ("class_B", (2,))):
+        np.testing.assert_array_equal(placed[name], batch[name])
+        assert placed[name].sharding.shard_shape(batch[name].shape) == shape
+
+
 def test_constrain_splits_an_activation():
     mesh = mesh_of("data=2,tensor=4")
     with jax.set_mesh(mesh):

@@ -71,7 +71,8 @@ class Texts:
         }
 
     def _draw(self, block: int, seed: int) -> np.ndarray:
-        rng = np.random.default_rng([seed % 2**64, block, self.part])
+        # From 1 on: a last 0 would not tell this generator from those of `Corrupted`.
+        rng = np.random.default_rng([seed % 2**64, block, 1 + self.part])
         return hmm_lib.sample(self.hmm, rng, BLOCK, self.context)
 
 

@@ -20,6 +20,8 @@ from llmjax.generate import generate
 from llmjax.sharding import replicate
 from llmjax.types import Key, Model, Params
 
+TYPO = 1e-4  # share of symbols that a judge takes for anything
+
 
 class Translated(NamedTuple):
     """A source and what a model made of it; books: the codebook of each symbol, A, B
@@ -28,9 +30,6 @@ class Translated(NamedTuple):
     source: np.ndarray
     target: np.ndarray
     books: str
-
-
-TYPO = 1e-4  # share of symbols that a judge takes for anything
 
 
 def draw(
@@ -131,12 +130,10 @@ def translate(
         tokens = pairs.form(sources_BT, sources_BT)["tokens"]
         drawn = _tell_at_once(model, params, tokens, jax.random.key(seed))
         return np.asarray(drawn)[:, length:]
-    sources = sources_BT.tolist()
-    prompts = [[*source, ids.end] for source in sources]
+    texts = sources_BT.tolist()
+    prompts, sources = [[*text, ids.end] for text in texts], None
     if pairs.structure == "encoder-decoder":
-        prompts = [[ids.end]] * len(sources)
-    else:
-        sources = None
+        prompts, sources = [[ids.end]] * len(texts), texts
     drawn = generate(
         model, params, prompts, sources=sources, max_new_tokens=length,
         context=2 * length + 1, temperature=1.0, seed=seed,

@@ -8,7 +8,7 @@ import pytest
 from llmjax.data import hmm as hmm_lib
 from llmjax.data.hmm import HmmConfig
 from llmjax.data.hmm_rows import STRUCTURES, Rows, Texts, make_ids
-from llmjax.evals import samples, structures
+from llmjax.evals import samples, structures, structures_page
 from llmjax.types import Model, Output
 
 CFG = HmmConfig(3, 6, 0.4, 0.4, seed=2)
@@ -90,6 +90,14 @@ def test_a_decoder_that_sees_what_comes_after_is_found_out():
         assert structures.compare(nats.mean(axis=1), floor)["leaks"]
     noise = np.random.default_rng(0).normal(0, 0.1, floor.shape)
     assert not structures.compare(floor + noise - noise.mean(), floor)["leaks"]
+
+
+def test_a_bar_is_met_or_missed_and_no_leak_meets_it():
+    gap = {"gap": 0.025, "leaks": False}
+    assert structures_page.verdict(gap, 0.03) == "met: 0.03"
+    assert structures_page.verdict(gap, 0.02) == "MISSED: 0.02"
+    assert structures_page.verdict(gap, None) == "-"
+    assert structures_page.verdict({"gap": -0.1, "leaks": True}, 0.03) == "LEAKS"
 
 
 def test_the_floor_of_spans_is_that_of_all_their_targets():
