@@ -71,7 +71,7 @@ def mistakes(
 
 
 def write_report(
-    file: Path,
+    folder: Path,
     rows: Sequence[Mapping],
     curves: Sequence[report.Series],
     shares: Mapping[str, np.ndarray],
@@ -83,4 +83,4 @@ def write_report(
         ("Loss", report.line_chart(curves, x_label="step", y_label="nats")),
         ("Wrong, and sure", report.table(mistakes(shares, texts))),
     ]
-    report.write(file, "Texts told apart", sections)
+    report.write(folder / "report.html", "Texts told apart", sections)
