@@ -29,7 +29,6 @@ from llmjax.models import transformer
 MODEL = absl_flags.DEFINE_string("model", None, "a Hugging Face folder or a .gguf file")
 INPUTS = absl_flags.DEFINE_string("inputs", None, "an .npz file of input_ids and so on")
 OUTPUT = absl_flags.DEFINE_string("output", None, "the .npz file to write")
-absl_flags.mark_flags_as_required(["model", "inputs", "output"])
 
 # transformers' names of inputs to ours; of the source, where there is an encoder.
 NAMES = {
@@ -188,4 +187,5 @@ def write_outputs(path: str, arrays: dict[str, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
+    absl_flags.mark_flags_as_required(["model", "inputs", "output"])
     flags.run(main)

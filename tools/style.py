@@ -19,7 +19,6 @@ WAIVERS = {
         "absl asks for it at import, so that flags belong to the program"
     ),
     ("tools/make_golden.py", "lazy_imports", "torch"): "all it does is run torch",
-    ("tools/make_golden.py", "lazy_imports", "transformers"): "and transformers",
     (
         "tools/golden_decoders.py",
         "lazy_imports",
