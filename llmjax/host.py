@@ -18,7 +18,7 @@ def start(cpu_devices: int = 1, cache_dir: str = "") -> None:
       fastest: all cores work on it.
     cache_dir: compiled programs are kept here; "" is a folder of the user's cache.
     """
-    _keep_freed_memory()
+    _keep_freed_memory(one_heap=cpu_devices > 1)
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     # A collective that waits for another device holds a thread, and several of a step
     # may wait at once: with as many threads as devices they can lock each other out.
@@ -54,8 +54,11 @@ def compiler_options() -> dict[str, str] | None:
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
-def _keep_freed_memory() -> None:
+def _keep_freed_memory(one_heap: bool) -> None:
     """Tells glibc to keep what is freed instead of giving it back to the kernel.
+
+    one_heap: for all threads. Needed where steps run on a pool's threads, whose own
+      heaps would not keep it; else what compilation leaves behind is better apart.
 
     XLA on a CPU allocates its working memory anew at every step; fetched from the
     kernel each time, every page of it faults. Does nothing where there is no glibc.
@@ -63,10 +66,8 @@ def _keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc" or os.environ.get("MALLOC_TRIM_THRESHOLD_"):
         return
     libc = ctypes.CDLL(None)
-    for option, value in (
-        (_M_MMAP_MAX, 0),
-        (_M_TRIM_THRESHOLD, -1),
-        (_M_ARENA_MAX, 1),
-        (_M_TOP_PAD, 64 * 2**20),
-    ):
+    options = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 64 * 2**20}
+    if one_heap:
+        options[_M_ARENA_MAX] = 1
+    for option, value in options.items():
         libc.mallopt(option, value)

@@ -40,7 +40,6 @@ TORCH_PROGRAMS = ("torch eager", "torch compile", "transformers")
 SAME_MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_ARENA_MAX": "1",
     "MALLOC_TOP_PAD_": str(2**26),
 }
 MAX_LOSS_GAP = {
@@ -50,6 +49,7 @@ MAX_LOSS_GAP = {
 
 # A turn during which other processes took more of the CPU than this is tried again.
 QUIET, MAX_TRIES = 0.05, 8
+SETTLE_SECS = 0.5  # PyTorch's threads spin on for a while after a step
 
 COMMAND = absl_flags.DEFINE_string("command", "train", "train or startup")
 SIZES = absl_flags.DEFINE_list("configs", ["a", "b", "c"], f"of {', '.join(CONFIGS)}")
@@ -87,6 +87,7 @@ class Worker:
         """Keeps the least disturbed of a few tries, or the first that was quiet."""
         tries = []
         for _ in range(MAX_TRIES):
+            time.sleep(SETTLE_SECS)
             busy_secs, start = cpu_busy_secs(), time.perf_counter()
             self._process.stdin.write(f"{num_steps}\n")
             self._process.stdin.flush()
