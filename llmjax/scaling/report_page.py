@@ -138,7 +138,7 @@ def charts(runs: dict[str, Any], fit: dict[str, Any]) -> dict[str, Chart]:
 
 
 def valleys(runs: dict[str, Any], fit: dict[str, Any]) -> Chart:
-    """Loss over N of the budgets with most sizes, and the law along each."""
+    """Loss over N, of the budgets with most sizes."""
     sizes = [
         (len(np.unique(runs["N"][runs["budget"] == one])), one)
         for one in np.unique(runs["budget"])
