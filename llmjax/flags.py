@@ -86,6 +86,19 @@ def define_model(default: str) -> Callable[[], ModelConfig]:
     return read
 
 
+def arguments(prefix: str, config: Any) -> list[str]:
+    """The flags that make `define(prefix, ...)` give `config`, for another process."""
+    given = []
+    for name, flag, hint, _ in _fields(prefix, type(config)):
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(hint):
+            given += arguments(flag, value)
+        else:
+            text = "none" if value is None else _Serializer().serialize(value)
+            given.append(f"--{flag}={text}")
+    return given
+
+
 def run(main: Callable[..., None], *arguments: str) -> None:
     """Parses the flags, calls `main()` and exits.
 

@@ -11,14 +11,9 @@ named like that of N or of FLOPs, such as N_non_embedding or C_exact, are other 
 of the same runs: the answer is given under each.
 """
 
-import json
-import math
-import os
 import pathlib
 
 from absl import flags as absl_flags
-from rich.console import Console
-from rich.table import Table
 
 from llmjax import flags, host
 from llmjax.scaling import analysis, report_page, table
@@ -38,39 +33,9 @@ def main() -> None:
         raise ValueError(f"--out={folder} is a file; name a folder")
     host.start()
     fit = analysis.analyse(runs, OPTIONS())
-    folder.mkdir(parents=True, exist_ok=True)
     written = report_page.write(folder, runs, fit)
-    write_json(folder / "fit.json", fit)
-    show(fit)
-    print(f"\n{folder}: {', '.join(['fit.json', *written])}")
-
-
-def write_json(path: pathlib.Path, fit: dict) -> None:
-    text = json.dumps(finite(fit), indent=1, allow_nan=False)
-    path.with_suffix(".tmp").write_text(text + "\n", encoding="utf-8")
-    os.replace(path.with_suffix(".tmp"), path)
-
-
-def finite(value):
-    """The same, with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {name: finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    is_float = isinstance(value, float)
-    return None if is_float and not math.isfinite(value) else value
-
-
-def show(fit: dict) -> None:
-    """The table, and a line on each thing to know about it."""
-    rows = report_page.table(fit)
-    console = Console(highlight=False, soft_wrap=True)
-    shown = Table(*dict.fromkeys(key for row in rows for key in row), box=None)
-    for row in rows:
-        shown.add_row(*(row.get(column.header, "") for column in shown.columns))
-    for name, text in report_page.sentences(fit).items():
-        console.print(f"{name}: {text}", markup=False)
-    console.print(shown)
+    report_page.show(fit)
+    print(f"\n{folder}: {', '.join(written)}")
 
 
 if __name__ == "__main__":

@@ -49,10 +49,14 @@ class Corpus(NamedTuple):
 
     def prompts(self) -> list[str]:
         """Openings to complete: code for the standard library, else held-out text."""
+        longest = self.validation.context // 4
         if self.validation.store.meta.source == sources.STDLIB:
-            return ["def read_file(path):\n", "import ", "class Queue:\n    "]
+            known = ["def read_file(path):\n", "import ", "class Queue:\n    "]
+            return [
+                text for text in known if len(self.tokenizer.encode(text)) <= longest
+            ]
         documents = self.validation.store
-        stop = 1 + min(16, self.validation.context // 4)
+        stop = 1 + min(16, longest)
         starts = [documents.document(i)[1:stop] for i in range(min(3, len(documents)))]
         return [self.tokenizer.decode(start.tolist()) for start in starts]
 

@@ -1,16 +1,21 @@
 """What a person reads of a fit: the table, report.html and the same charts as PNGs."""
 
+import math
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from llmjax import report
 from llmjax.report import Series
 from llmjax.scaling import compute, isoflop
 from llmjax.scaling import law as laws
 from llmjax.scaling.law import Cost
+from llmjax.train import workdir
 
 MAX_VALLEYS = 5
 MAX_NAMED = 4  # budgets left out, in a sentence
@@ -208,9 +213,20 @@ def errors(runs: dict[str, Any], fit: dict[str, Any]) -> Chart:
     return Chart("Errors of the fit", series, "tokens per parameter", "percent")
 
 
-def write(folder: pathlib.Path, runs: dict[str, Any], fit: dict[str, Any]) -> list[str]:
-    """Writes report.html and the PNGs; returns the names of the files."""
-    drawn = charts(runs, fit)
+def write(
+    folder: pathlib.Path,
+    runs: dict[str, Any],
+    fit: dict[str, Any],
+    more: Sequence[tuple[str, str]] = (),
+    more_charts: Mapping[str, Chart] = {},
+) -> list[str]:
+    """Writes fit.json, report.html and the PNGs; returns the names of the files.
+
+    more: sections (heading, HTML) at the end; more_charts: by the name of their PNG.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    workdir.write_json(folder / "fit.json", finite(fit))
+    drawn = charts(runs, fit) | dict(more_charts)
     sections = [("Fit", report.table(table(fit)) + report.key_values(sentences(fit)))]
     for chart in drawn.values():
         sections.append((chart.title, report.line_chart(
@@ -228,8 +244,30 @@ def write(folder: pathlib.Path, runs: dict[str, Any], fit: dict[str, Any]) -> li
         shown = [row | {"ci95": span(row["ci95"])} for row in held["rows"]]
         sections.append(("The top budget, predicted", report.table(shown)))
     sections.append(("Method", report.key_values(fit["method"])))
-    report.write(folder / "report.html", "Scaling law", sections)
-    return ["report.html", *write_pngs(folder, drawn)]
+    report.write(folder / "report.html", "Scaling law", [*sections, *more])
+    return ["fit.json", "report.html", *write_pngs(folder, drawn)]
+
+
+def finite(value: Any) -> Any:
+    """The same, with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    is_float = isinstance(value, float)
+    return None if is_float and not math.isfinite(value) else value
+
+
+def show(fit: dict[str, Any]) -> None:
+    """Prints the table, and a line on each thing to know about it."""
+    rows = table(fit)
+    console = Console(highlight=False, soft_wrap=True)
+    shown = Table(*dict.fromkeys(key for row in rows for key in row), box=None)
+    for row in rows:
+        shown.add_row(*(row.get(column.header, "") for column in shown.columns))
+    for name, text in sentences(fit).items():
+        console.print(f"{name}: {text}", markup=False)
+    console.print(shown)
 
 
 def write_pngs(folder: pathlib.Path, drawn: dict[str, Chart]) -> list[str]:
