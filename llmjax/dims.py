@@ -52,6 +52,16 @@ def parse(name: str) -> str:
     return letters
 
 
+def split_matrix(name: str) -> tuple[str, str]:
+    """The letters that a matrix reads and those that it writes: ("D", "NH") of "q_DNH".
+
+    One that begins with D or R reads just that; the others write their last letter.
+    """
+    letters = parse(name)
+    num_inputs = 1 if letters[0] in "DR" else len(letters) - 1
+    return letters[:num_inputs], letters[num_inputs:]
+
+
 @contextlib.contextmanager
 def checking():
     """Inside this context `check` compares shapes; outside it costs nothing."""

@@ -134,19 +134,15 @@ def _matrix_axes(params):
     from optax import contrib
 
     def axes(path, leaf):
-        letters = dims.parse(path_name(path).rpartition("/")[2])
-        own = tuple(range(leaf.ndim - len(letters), leaf.ndim))
-        reads_stream = letters[0] == "D"  # else it writes back to the residual stream
-        split = 1 if reads_stream else len(own) - 1
-        return contrib.MuonDimensionNumbers(own[:split], own[split:])
+        inputs, outputs = dims.split_matrix(path_name(path).rpartition("/")[2])
+        own = tuple(range(leaf.ndim - len(inputs + outputs), leaf.ndim))
+        return contrib.MuonDimensionNumbers(own[: len(inputs)], own[len(inputs) :])
 
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _adam_size(path, update) -> float:
-    letters = dims.parse(path_name(path).rpartition("/")[2])
-    shape = update.shape[update.ndim - len(letters) :]
-    sides = (shape[0], math.prod(shape[1:]))
-    if letters[0] != "D":
-        sides = (math.prod(shape[:-1]), shape[-1])
+    inputs, outputs = dims.split_matrix(path_name(path).rpartition("/")[2])
+    shape = update.shape[update.ndim - len(inputs + outputs) :]
+    sides = math.prod(shape[: len(inputs)]), math.prod(shape[len(inputs) :])
     return 0.2 * max(sides) ** 0.5

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmjax import lora_rows
 from llmjax.generate import sampling, steps
 from llmjax.generate.sampling import SamplingConfig
 from llmjax.generate.text import begin, check_fits
@@ -35,6 +36,7 @@ class Request:
     logit_bias: (id, what is added to its logit) pairs.
     num_samples: continuations; number s draws with the seed `sampling.seed + s`.
     num_top: how many of the likeliest ids to report beside each token, at most 20.
+    adapter: the number of that of `lora_rows.keep` to use; None is the base alone.
     """
 
     prompt_ids: tuple[int, ...]
@@ -44,6 +46,7 @@ class Request:
     logit_bias: tuple[tuple[int, float], ...] = ()
     num_samples: int = 1
     num_top: int = 0
+    adapter: int | None = None
 
 
 class Token(NamedTuple):
@@ -75,6 +78,7 @@ class _Running:
 class Engine:
     """Serves requests with one model. Not thread-safe: one thread owns it.
 
+    params: of the model, or with several adapters beside it: see `lora_rows`.
     num_slots: rows of the batch. num_tokens: the longest prompt and continuation
       together. max_waiting: of requests, beyond which `submit` raises `Full`.
 
@@ -98,7 +102,7 @@ class Engine:
             num_slots, num_tokens, max_waiting,
         )  # fmt: skip
         self._model, self._params = model, steps.by_layer(params)
-        self._vocab_size = vocab_size
+        self._vocab_size, self._num_adapters = vocab_size, lora_rows.count(params)
         self._chunks = _sizes(min(MIN_CHUNK, chunk), chunk)
         self._sizes = _sizes(min(MIN_SLOTS, num_tokens), num_tokens)
         self._size = 0  # which of them the cache has
@@ -108,6 +112,8 @@ class Engine:
             model, num_slots, num_tokens, dtype=dtype, first_slots=self._sizes[0]
         )
         self._state = _idle(cache, num_slots, vocab_size)
+        for name, numbers in self._choice(None, num_slots).items():
+            self._state[name] = jnp.asarray(numbers)
         self._scratch = steps.new_cache(model, 1, num_tokens, dtype=dtype)
         self._rows: list[tuple[_Running, int] | None] = [None] * num_slots
         self._num_drawn = [0] * num_slots
@@ -210,6 +216,10 @@ class Engine:
             )
         if not 0 <= request.num_top <= MAX_TOP:
             raise ValueError(f"num_top={request.num_top}: from 0 to {MAX_TOP}")
+        if request.adapter not in (None, *range(self._num_adapters)):
+            raise ValueError(
+                f"adapter={request.adapter}: there are {self._num_adapters} adapters"
+            )
         biased = [token for token, _ in request.logit_bias]
         for token in (*request.prompt_ids, *request.stop_ids, *biased):
             if not 0 <= token < self._vocab_size:
@@ -233,7 +243,7 @@ class Engine:
         batch = {
             "tokens": np.array([[*ids, *padding]], np.int32),
             "segment_ids": np.array([[1] * len(ids) + padding], np.int32),
-        }
+        } | self._choice(run.request.adapter)
         run.logits_1V, self._scratch = steps.prefill(
             self._model, self._params, batch, self._scratch
         )
@@ -258,10 +268,17 @@ class Engine:
                 [config], [request.max_new_tokens], [request.stop_ids], shape_1V[1]
             ) | {
                 "cache": self._scratch, "logits_BV": run.logits_1V,
-                "bias_BV": bias_BV, "seen_BV": seen_BV,
+                "bias_BV": bias_BV, "seen_BV": seen_BV, **self._choice(request.adapter),
             }  # fmt: skip
             self._state = _put(self._state, new, np.int32(row), cut)
             self._rows[row], self._num_drawn[row] = (run, sample), 0
+
+    def _choice(self, adapter: int | None, num_rows: int = 1) -> dict[str, np.ndarray]:
+        """The part of the state that says which adapter rows use, if there are any."""
+        if not self._num_adapters:
+            return {}
+        number = -1 if adapter is None else adapter
+        return {"adapter_B": np.full(num_rows, number, np.int32)}
 
     def _report(self, token_B, log_prob_B, top) -> list[Token]:
         tokens = []

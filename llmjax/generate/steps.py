@@ -8,6 +8,7 @@ State is a plain dict of arrays, one row a sequence:
     step_B      how many tokens it has drawn, left_B how many more it may
     active_B    whether it still draws; a row that does not costs nothing but its place
     stop_BV     which ids end it; seen_BV, bias_BV as in `sampling.penalise`
+    adapter_B   where `lora_rows.keep` has put adapters beside the base: each row's
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llmjax import dims
+from llmjax import dims, lora_rows
 from llmjax.generate import sampling
 from llmjax.ops import linear
 from llmjax.sharding import path_name, replicate
@@ -100,10 +101,12 @@ def prefill(
 ) -> tuple[jax.Array, Params]:
     """(logits_BV after the last real token of each row, cache).
 
-    batch: tokens and segment_ids [B, T], 0 at padding, which may stand on either side.
+    batch: tokens and segment_ids [B, T], 0 at padding, which may stand on either side;
+      adapter_B as in the state.
     The encoder of an encoder-decoder runs here and not again: the cache keeps the keys
     and values that cross-attention reads.
     """
+    params = _own(params, batch)
     output = model.apply(params, batch, cache=cache)
     T = batch["tokens"].shape[1]
     last_B = jnp.max(jnp.where(batch["segment_ids"] > 0, jnp.arange(T)[None], 0), 1)
@@ -122,6 +125,7 @@ def step(model: Model, params: Params, state: State) -> tuple[State, Drawn]:
     left_B = state["left_B"] - is_drawn_B
     is_going_B = is_drawn_B & ~state["stop_BV"][rows_B, token_B] & (left_B > 0)
     read = {"tokens": token_B[:, None], "segment_ids": is_going_B[:, None].astype(int)}
+    params = _own(params, state)
     output = model.apply(params, read, cache=state["cache"])
     after = {
         "cache": output.cache,
@@ -159,6 +163,11 @@ def decode(
 
     _, drawn, state = jax.lax.while_loop(going, body, (0, drawn, state))
     return jax.tree.map(lambda leaf: replicate(leaf.T), drawn), state
+
+
+def _own(params: Params, rows: Batch) -> Params:
+    """The parameters of each row, where they are not the same for all."""
+    return lora_rows.choose(params, rows["adapter_B"]) if "adapter_B" in rows else params
 
 
 @partial(jax.jit, static_argnums=1)

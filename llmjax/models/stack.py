@@ -126,25 +126,29 @@ def _apply_block(cfg, layer, own, x_BTD, context: Context, cache, index):
     )  # fmt: skip
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def unstack(tree: Any, num: int) -> list:
-    """A stacked tree as a list of `num` trees; backward is one concatenation a leaf.
-
-    Without this rule, the gradient of each slice would be padded back to the whole
-    stack, and the L padded stacks summed.
-    """
+    """A stacked tree as a list of `num` trees; backward is one concatenation a leaf."""
     leaves, structure = jax.tree.flatten(tree)
+    # Each leaf by itself, so that those of a frozen base have no part in the backward.
+    split = [_unstack_leaf(leaf, num) for leaf in leaves]
     return [
-        structure.unflatten([leaf[index] for leaf in leaves]) for index in range(num)
+        structure.unflatten([parts[index] for parts in split]) for index in range(num)
     ]
 
 
-def _unstack_fwd(tree, num):
-    return unstack(tree, num), None
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _unstack_leaf(leaf: jax.Array, num: int) -> list[jax.Array]:
+    # Without a rule of its own, the gradient of each slice would be padded back to the
+    # whole stack, and the L padded stacks summed.
+    return [leaf[index] for index in range(num)]
+
+
+def _unstack_fwd(leaf, num):
+    return _unstack_leaf(leaf, num), None
 
 
 def _unstack_bwd(num, _, grads):
-    return (jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads),)
+    return (jnp.stack(grads),)
 
 
-unstack.defvjp(_unstack_fwd, _unstack_bwd)
+_unstack_leaf.defvjp(_unstack_fwd, _unstack_bwd)

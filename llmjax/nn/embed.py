@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.nn.cell import Cell, dense
+from llmjax.nn.cell import Cell, Weight, dense
 from llmjax.nn.mlp import ACTIVATIONS
 from llmjax.nn.norm import Norm
-from llmjax.ops import quant
+from llmjax.ops import adapter, quant
+from llmjax.ops.adapter import Adapted
 from llmjax.ops.linear import Turned
 from llmjax.sharding import constrain
 
@@ -38,11 +39,7 @@ class Embed(Cell):
         """[B, T, D]; `table_VD` stands in where there is no embedding of its own."""
         cfg = self.cfg
         table_VD = self.embed_VD if cfg.own_embedding else table_VD
-        # Gathering from a table split over D would make the compiler replicate the
-        # result and split it again; gathering D first costs less.
-        if not isinstance(table_VD, quant.Int8):
-            table_VD = constrain(table_VD, "VD")
-        x_BTD = quant.take(table_VD, tokens_BT, dtype)
+        x_BTD = adapter.take(_with_whole_rows(table_VD), tokens_BT, dtype)
         if cfg.embed_scale != 1.0:
             x_BTD = x_BTD * jnp.asarray(cfg.embed_scale, dtype)
         if cfg.positions == "learned":
@@ -59,12 +56,28 @@ class Embed(Cell):
             x_BTD = self.norm(x_BTD)
         return constrain(x_BTD, "BTD")
 
-    def _table(self, name: str) -> jax.Array | quant.Int8:
+    def _table(self, name: str) -> Weight:
         return self.weight(name, STD)
 
     def table(self) -> jax.Array | quant.Int8 | None:
-        """embed_VD, to which a head may be tied; None if it belongs to another."""
-        return self.embed_VD if self.cfg.own_embedding else None
+        """embed_VD, to which a head may be tied; None if it belongs to another.
+
+        It is the base's: adapters are of the rows that tokens read, as in peft.
+        """
+        if not self.cfg.own_embedding:
+            return None
+        is_adapted = isinstance(self.embed_VD, Adapted)
+        return self.embed_VD.weight if is_adapted else self.embed_VD
+
+
+def _with_whole_rows(table_VD: Weight) -> Weight:
+    """The table, not split over D: gathering D first costs less.
+
+    Otherwise the compiler would replicate what was gathered and split it again.
+    """
+    if isinstance(table_VD, Adapted):
+        return table_VD._replace(weight=_with_whole_rows(table_VD.weight))
+    return table_VD if isinstance(table_VD, quant.Int8) else constrain(table_VD, "VD")
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:

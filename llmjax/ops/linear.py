@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llmjax import dims
+
 # What `linear` multiplies by. One that begins with D reads D; the others end in it.
 MATRICES = (
     "q_DNH", "k_DKH", "v_DKH", "o_NHD", "gate_DF", "up_DF", "down_FD", "head_DV",
@@ -26,23 +28,17 @@ class Turned(NamedTuple):
 
 def turned_name(name: str) -> str:
     """Of a matrix, once its output axes come first: "q_DNH" becomes "q_NHD"."""
-    base, _, letters = name.rpartition("_")
-    num_in = _num_inputs(letters)
-    return f"{base}_{letters[num_in:]}{letters[:num_in]}"
+    inputs, outputs = dims.split_matrix(name)
+    return f"{name.rpartition('_')[0]}_{outputs}{inputs}"
 
 
 def turn(name: str, weight: jax.Array) -> jax.Array:
     """The matrix of that name as `Turned` has it; a leading L stays where it is."""
-    letters = name.rpartition("_")[2]
-    num_in = _num_inputs(letters)
-    first = weight.ndim - len(letters)
-    inputs = range(first, first + num_in)
-    outputs = range(first + num_in, weight.ndim)
-    return weight.transpose(*range(first), *outputs, *inputs)
-
-
-def _num_inputs(letters: str) -> int:
-    return 1 if letters[0] == "D" else len(letters) - 1
+    inputs, outputs = dims.split_matrix(name)
+    first = weight.ndim - len(inputs + outputs)
+    split = first + len(inputs)
+    axes = (*range(first), *range(split, weight.ndim), *range(first, split))
+    return weight.transpose(axes)
 
 
 def linear(

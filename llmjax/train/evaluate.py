@@ -40,16 +40,18 @@ def make_evaluate(
 
 
 def make_mean_loss(
-    loss_fn: Callable, batches: Sequence[Batch]
+    loss_fn: Callable, batches: Sequence[Batch], frozen: Params | None = None
 ) -> Callable[[Params], dict[str, float]]:
     """evaluate(params) -> {"val_loss": ...}, the mean over all that the batches count.
 
     Metrics of the loss other than "loss" are averaged too, each under its name.
+    frozen: see `train.step.make_step`.
     """
-    sums = jax.jit(lambda params, batch: loss_fn(params, batch, None)[1])
+    more = () if frozen is None else (frozen,)
+    sums = jax.jit(lambda params, batch, *more: loss_fn(params, batch, None, *more)[1])
 
     def evaluate(params: Params) -> dict[str, float]:
-        found = [sums(params, batch) for batch in batches]
+        found = [sums(params, batch, *more) for batch in batches]
         totals = jax.tree.map(lambda *parts: sum(map(float, parts)), *found)
         return {f"val_{name}": total / num for name, (total, num) in totals.items()}
 

@@ -34,6 +34,7 @@ def fit(
     mesh: Mesh,
     knobs: TrainConfig,
     num_steps: int,
+    frozen: Params | None = None,
     lengths: tuple[int, ...] = (),
 ) -> tuple[TrainState, Recorder]:
     """The state after `num_steps` steps, and the record of them.
@@ -42,12 +43,14 @@ def fit(
     batch: this host's rows of each step, numpy.
     evaluate: what hooks.evaluate takes.
     config: what is saved with the checkpoints; config["model"] is the model's.
+    frozen: see `make_step`.
     lengths: tokens of a row, see `Recorder`.
     """
     tx, schedule = optimizer
     step_fn = make_step(
-        loss_fn, tx, state, accumulate=knobs.accumulate, ema_decay=knobs.ema_decay
-    )
+        loss_fn, tx, state, frozen=frozen,
+        accumulate=knobs.accumulate, ema_decay=knobs.ema_decay,
+    )  # fmt: skip
     start = int(state.step)
     data = Prefetch(batch, start, place=sharding.placer(mesh))
     record = Recorder(

@@ -9,6 +9,7 @@ import optax
 from llmjax import host
 from llmjax.sharding import path_name
 from llmjax.train.state import TrainState
+from llmjax.types import Params
 
 
 def make_step(
@@ -16,6 +17,7 @@ def make_step(
     tx: optax.GradientTransformation,
     state: TrainState,
     *,
+    frozen: Params | None = None,
     accumulate: int = 1,
     ema_decay: float = 0.0,
 ) -> Callable:
@@ -24,15 +26,20 @@ def make_step(
     loss_fn(params, batch, key) -> (mean loss, metrics); metrics["loss"] = (sum, count)
       where count is what the mean was taken over.
     state: gives the layout that the new state keeps (arrays or ShapeDtypeStructs).
+    frozen: parameters that are not trained, for loss_fn(params, batch, key, frozen).
+      They are an argument of the program, no constant in it, and no part of the state.
     accumulate: the batch is cut into so many parts, whose gradients are weighted by
       their counts: the update is that of the whole batch.
     A step whose gradient is not finite changes nothing but the step number.
     Metrics also hold "grad_norm" (before clipping) and "grad_norms", one a parameter.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def step(state: TrainState, batch):
+    def step(state: TrainState, batch, *frozen):
+        def with_frozen(params, batch, key):
+            return loss_fn(params, batch, key, *frozen)
+
+        value_and_grad = jax.value_and_grad(with_frozen, has_aux=True)
         key = jax.random.fold_in(state.key, state.step)
         if accumulate == 1:
             (_, metrics), grads = value_and_grad(state.params, batch, key)
@@ -48,10 +55,13 @@ def make_step(
         metrics = metrics | {"grad_norm": grad_norm, "grad_norms": norms}
         return _update(tx, state, grads, jnp.isfinite(grad_norm), ema_decay), metrics
 
-    return jax.jit(
+    jitted = jax.jit(
         step, donate_argnums=0, out_shardings=(shardings, None),
         compiler_options=host.compiler_options(),
     )  # fmt: skip
+    if frozen is None:
+        return jitted
+    return lambda state, batch: jitted(state, batch, frozen)
 
 
 def _update(tx, state: TrainState, grads, finite, ema_decay: float) -> TrainState:
