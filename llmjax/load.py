@@ -2,16 +2,18 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from llmjax import checkpoint
+from llmjax import checkpoint, lora
 from llmjax.config import ModelConfig
 from llmjax.data import chat
 from llmjax.data.tokenizer import Tokenizer, load_tokenizer
-from llmjax.interop import gguf, gguf_file, gguf_vocabulary, hf
+from llmjax.interop import gguf, gguf_file, gguf_vocabulary, hf, peft, peft_config
+from llmjax.lora import LoraConfig
 from llmjax.models import transformer
 from llmjax.types import Params
 
@@ -54,13 +56,57 @@ def chat_template(path: str | os.PathLike) -> str | None:
     return chat.find(path)
 
 
-def _from_workdir(path: Path) -> Loaded:
-    try:
-        cfg = ModelConfig.from_json(
-            json.loads((path / "config.json").read_text())["model"]
+def load_adapter(
+    path: str | os.PathLike, base: Loaded
+) -> tuple[LoraConfig, dict[str, Any]]:
+    """LoRA adapters for the base: of a PEFT folder, or the workdir of a run.
+
+    Raises FileNotFoundError, or ValueError if they are for another base.
+    """
+    path = Path(path).expanduser()
+    if (path / peft_config.FILE).is_file():
+        cfg, adapters = peft.load(path, base.cfg)
+    elif (path / "checkpoints").is_dir() and "lora" in (config := _read_config(path)):
+        cfg = LoraConfig.from_json(config["lora"])
+        abstract = jax.eval_shape(
+            partial(lora.init, cfg), base.params, jax.random.key(0)
         )
+        adapters = checkpoint.read_params(path / "checkpoints", abstract)
+    else:
+        raise FileNotFoundError(
+            f"{path}: no adapter here; give a PEFT folder ({peft_config.FILE}) or the "
+            "workdir of a run with LoRA"
+        )
+    try:
+        lora.check(base.params, adapters)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return cfg, adapters
+
+
+def merge_adapter(path: str | os.PathLike, base: Loaded) -> Loaded:
+    """The base with the adapters at `path` merged into its parameters."""
+    cfg, adapters = load_adapter(path, base)
+    return base._replace(params=lora.merge(base.params, adapters, cfg))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "config.json").read_text())
+        ModelConfig.from_json(config["model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}/config.json: not a run's config ({error})") from None
+    return config
+
+
+def _from_workdir(path: Path) -> Loaded:
+    config = _read_config(path)
+    cfg = ModelConfig.from_json(config["model"])
+    if "lora" in config:  # a run that keeps adapters only, and names their base
+        base = load(config["base"])
+        return merge_adapter(path, base)._replace(
+            tokenizer=read_tokenizer(path, cfg) or base.tokenizer
+        )
     abstract = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
     params = checkpoint.read_params(path / "checkpoints", abstract)
     return Loaded(cfg, params, read_tokenizer(path, cfg))

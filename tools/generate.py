@@ -6,6 +6,7 @@
     python tools/generate.py --model=DIR --prompt="A" --temperature=0.8 --num_samples=4
     python tools/generate.py --model=DIR --prompt="A" --num_beams=4
     python tools/generate.py --model=DIR --prompt="A" --draft=lookup
+    python tools/generate.py --model=DIR --prompt="A" --adapter=PEFT_DIR
 
 The prompt of an encoder-decoder is the text that its encoder reads.
 """
@@ -31,6 +32,9 @@ from llmjax.types import Model, Params
 ROUND_TOKENS = 64
 
 MODEL = absl_flags.DEFINE_string("model", None, "folder, .gguf file or workdir")
+ADAPTER = absl_flags.DEFINE_string(
+    "adapter", None, "LoRA adapters for the model: a PEFT folder or a workdir"
+)
 PROMPT = absl_flags.DEFINE_string("prompt", None, "text to continue")
 PROMPT_IDS = absl_flags.DEFINE_list("prompt_ids", None, "token ids to continue")
 MAX_NEW_TOKENS = absl_flags.DEFINE_integer("max_new_tokens", 64, "longest text", 1)
@@ -112,7 +116,7 @@ def main():
     if not MODEL.value:
         raise ValueError("--model is needed: a folder, a .gguf file or a workdir")
     host.start()
-    opened = open_model(MODEL.value)
+    opened = open_model(MODEL.value, ADAPTER.value)
     prompt_ids = read_prompt(opened.cfg, opened.tokenizer)
     answers = choose(opened)(opened, prompt_ids, sampling)
     if JSON.value:
@@ -121,8 +125,11 @@ def main():
         print("\n".join(",".join(map(str, answer["ids"])) for answer in answers))
 
 
-def open_model(path: str) -> Opened:
-    cfg, params, tokenizer = load.load(path)
+def open_model(path: str, adapter: str | None = None) -> Opened:
+    loaded = load.load(path)
+    if adapter:
+        loaded = load.merge_adapter(adapter, loaded)
+    cfg, params, tokenizer = loaded
     params = quantise.narrow(params, WEIGHTS.value)
     params = steps.by_layer(jax.device_put(params))
     endings = load.endings(path)

@@ -3,11 +3,13 @@
     python tools/serve.py --model=SmolLM2.gguf              # then open 127.0.0.1:8000
     python tools/serve.py --model=runs/quickstart --port=0  # any free port
     python tools/serve.py --model=ENCODER_FOLDER            # embeddings
+    python tools/serve.py --model=DIR --adapters=poet=DIR2,clerk=runs/clerk
 
     curl 127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{"messages": [{"role": "user", "content": "Hello"}], "stream": true}'
 
-It listens to this machine only unless --host says otherwise; then give an --api_key.
+Adapters are LoRA's, of PEFT folders or of workdirs; "model" in a request names one, or
+the base. It listens to this machine only unless --host says otherwise; then give an --api_key.
 What one client may take is limited by the flags below. Needs `pip install
 llmjax[serve]`.
 """
@@ -23,13 +25,16 @@ import sys
 import jax
 from absl import flags as absl_flags
 
-from llmjax import embed, flags, host, load
+from llmjax import embed, flags, host, load, lora_rows
 from llmjax.config import ComputeConfig
 from llmjax.generate.engine import Engine
 from llmjax.models import quantise, transformer
 from llmjax.serve.limits import Limits
 
 MODEL = absl_flags.DEFINE_string("model", None, "folder, .gguf file or workdir")
+ADAPTERS = absl_flags.DEFINE_list(
+    "adapters", [], "LoRA adapters beside the model, each as name=folder"
+)
 NAME = absl_flags.DEFINE_string("name", None, "what clients call it; else its file's")
 HOST = absl_flags.DEFINE_string("host", "127.0.0.1", "address to listen at")
 PORT = absl_flags.DEFINE_integer("port", 8000, "0: any that is free", 0, 65535)
@@ -119,14 +124,21 @@ def load_served(limits: Limits):
     loaded = load.load(path)
     if loaded.tokenizer is None:
         raise ValueError(f"{path} has no tokenizer.json, which serving needs")
+    if ADAPTERS.value and (loaded.cfg.structure == "encoder" or loaded.cfg.encoder):
+        raise ValueError("--adapters: a decoder is needed, which writes text")
     if loaded.cfg.structure == "encoder":
         run = embed.load_embed(path, COMPUTE())
         return Served(name, embedder=Embedder(run, loaded.tokenizer))
     if loaded.cfg.encoder is not None:
         raise ValueError(f"{path}: an encoder-decoder; use tools/generate.py")
+    params = jax.device_put(quantise.narrow(loaded.params, WEIGHTS.value))
+    folders = adapter_folders(name)
+    if folders:
+        kept = [load.load_adapter(folder, loaded) for folder in folders.values()]
+        params = lora_rows.keep(params, kept)
     engine = Engine(
         transformer.make(loaded.cfg, COMPUTE()),
-        jax.device_put(quantise.narrow(loaded.params, WEIGHTS.value)),
+        params,
         vocab_size=loaded.cfg.vocab_size,
         num_slots=NUM_SLOTS.value,
         num_tokens=min(NUM_TOKENS.value, loaded.cfg.context),
@@ -134,7 +146,20 @@ def load_served(limits: Limits):
         max_waiting=limits.max_waiting,
     )
     writer = Writer(engine, loaded.tokenizer, load.chat_template(path))
-    return Served(name, writer=writer)
+    return Served(name, writer=writer, adapters=tuple(folders))
+
+
+def adapter_folders(base: str) -> dict[str, str]:
+    """{name: folder} of --adapters; ValueError where a name is missing, or not free."""
+    folders = {}
+    for given in ADAPTERS.value:
+        name, _, folder = given.partition("=")
+        if not name or not folder:
+            raise ValueError(f"--adapters={given}: write name=folder")
+        if name in folders or name == base:
+            raise ValueError(f"--adapters={given}: the name is taken already")
+        folders[name] = folder
+    return folders
 
 
 if __name__ == "__main__":

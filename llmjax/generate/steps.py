@@ -167,7 +167,9 @@ def decode(
 
 def _own(params: Params, rows: Batch) -> Params:
     """The parameters of each row, where they are not the same for all."""
-    return lora_rows.choose(params, rows["adapter_B"]) if "adapter_B" in rows else params
+    if "adapter_B" not in rows:
+        return params
+    return lora_rows.choose(params, rows["adapter_B"])
 
 
 @partial(jax.jit, static_argnums=1)

@@ -15,7 +15,6 @@ from llmjax.ops import quant
 from llmjax.ops.linear import Turned, linear
 from llmjax.ops.norm import align
 
-
 A_NAME = re.compile(r"\w+_a_[A-Z]*R")
 B_NAME = re.compile(r"\w+_b_R[A-Z]*")
 

@@ -62,8 +62,7 @@ def quantise_nf4(name: str, weight: jax.Array) -> NF4:
     """The matrix of that name in 4 bits; a leading L is one more axis of blocks."""
     import qwix
 
-    inputs, outputs = dims.split_matrix(name)
-    axis = weight.ndim - len(outputs) - 1
+    axis = weight.ndim - len(dims.split_matrix(name)[1]) - 1
     found = qwix.quantize(
         jnp.asarray(weight, jnp.float32),
         "nf4",

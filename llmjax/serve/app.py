@@ -42,11 +42,20 @@ PAGE_HEADERS = {
 
 
 class Served(NamedTuple):
-    """A model under the name that clients call it; one of the two is None."""
+    """A model under the name that clients call it; writer or embedder is None.
+
+    adapters: the names of those that the engine keeps, in their order.
+    """
 
     name: str
     writer: Writer | None = None
     embedder: Embedder | None = None
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that a request may ask for as its model."""
+        return (self.name, *self.adapters)
 
 
 def make(
@@ -111,9 +120,13 @@ async def _write(request: Request, read: Callable[..., protocol.Call]) -> Respon
     if writer is None:
         raise ApiError(400, "this model is an encoder: it has /v1/embeddings only")
     call = read(body, state.limits)
-    requests = await writer.prepare(call, state.limits)
+    name = body.get("model") or state.served.name
+    adapter = state.served.names.index(name) - 1  # the base comes first
+    requests = await writer.prepare(
+        call, state.limits, adapter=None if adapter < 0 else adapter
+    )
     prompts = [one.prompt_ids for one in requests]
-    reply = Reply(call, state.served.name, writer.tokenizer, prompts)
+    reply = Reply(call, name, writer.tokenizer, prompts)
     return Answer(reply, requests, writer.worker, state.limits, state.metrics)
 
 
@@ -129,7 +142,7 @@ async def _embeddings(request: Request) -> Response:
 
 
 async def _read(request: Request) -> Any:
-    """The body, of a request for this very model."""
+    """The body, of a request for what is served here."""
     state = request.app.state
     body = await read_json(request, state.limits.max_body_bytes)
     name = body.get("model") if isinstance(body, dict) else None
@@ -139,27 +152,33 @@ async def _read(request: Request) -> Any:
 
 
 def _check_name(request: Request, name: Any) -> None:
-    known = request.app.state.served.name
-    if name != known:
+    known = request.app.state.served.names
+    if name not in known:
         raise ApiError(
             404,
-            f"no such model; this server has {known!r}",
+            f"no such model; this server has {', '.join(map(repr, known))}",
             param="model",
             code="model_not_found",
         )
 
 
 async def _models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_describe(request.app)]})
+    names = request.app.state.served.names
+    data = [_describe(request.app, name) for name in names]
+    return JSONResponse({"object": "list", "data": data})
 
 
 async def _model(request: Request) -> Response:
-    _check_name(request, request.path_params["name"])
-    return JSONResponse(_describe(request.app))
+    name = request.path_params["name"]
+    _check_name(request, name)
+    return JSONResponse(_describe(request.app, name))
 
 
-def _describe(app: Starlette) -> dict[str, Any]:
-    """The model as OpenAI lists one, and what else the page wants to know."""
+def _describe(app: Starlette, name: str) -> dict[str, Any]:
+    """The model as OpenAI lists one, and what else the page wants to know.
+
+    An adapter is listed as a model of its own, with the base as its parent.
+    """
     served, limits = app.state.served, app.state.limits
     endpoints = ["/v1/embeddings"] if served.embedder else []
     if served.writer is not None:
@@ -167,10 +186,11 @@ def _describe(app: Starlette) -> dict[str, Any]:
         if served.writer.template is not None:
             endpoints.append("/v1/chat/completions")
     return {
-        "id": served.name,
+        "id": name,
         "object": "model",
         "created": app.state.created,
         "owned_by": "llmjax",
+        "parent": None if name == served.name else served.name,
         "endpoints": endpoints,
         "max_new_tokens": limits.max_new_tokens,
     }

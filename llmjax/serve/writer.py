@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,8 +33,10 @@ class Writer:
         self._encoder = copy.deepcopy(tokenizer)
         self._thread = ThreadPoolExecutor(1, "tokenizer")
 
-    async def prepare(self, call: Call, limits: Limits) -> list[Request]:
-        """The engine's request for each prompt.
+    async def prepare(
+        self, call: Call, limits: Limits, *, adapter: int | None = None
+    ) -> list[Request]:
+        """The engine's request for each prompt, for the adapter of that number.
 
         Raises ApiError for messages that the template refuses, and for what is longer
         than the limits allow.
@@ -41,7 +44,8 @@ class Writer:
         if call.is_chat and self.template is None:
             raise ApiError(400, "this model has no chat template; use /v1/completions")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._prepare, call, limits)
+        requests = await loop.run_in_executor(self._thread, self._prepare, call, limits)
+        return [dataclasses.replace(one, adapter=adapter) for one in requests]
 
     def _prepare(self, call: Call, limits: Limits) -> list[Request]:
         return [
