@@ -8,10 +8,10 @@
     curl 127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{"messages": [{"role": "user", "content": "Hello"}], "stream": true}'
 
-Adapters are LoRA's, of PEFT folders or of workdirs; "model" in a request names one, or
-the base. It listens to this machine only unless --host says otherwise; then give an --api_key.
-What one client may take is limited by the flags below. Needs `pip install
-llmjax[serve]`.
+Adapters are LoRA's, of PEFT folders or of workdirs; "model" in a request names one of
+them, or the base. It listens to this machine only unless --host says otherwise; then
+give an --api_key. What one client may take is limited by the flags below. Needs `pip
+install llmjax[serve]`.
 """
 
 import contextlib

@@ -187,6 +187,11 @@ def _check_shape(name: str, tensor: Tensor, row: Row, cfg: ModelConfig) -> None:
         wanted = table.tensor_shape(row, cfg)
     elif not _is_matrix(row):
         raise ValueError(f"{tensor.file}: {row.name!r} cannot have an adapter here")
+    elif _is_table(row) and cfg.encoder is not None:
+        raise ValueError(
+            f"{tensor.file}: an adapter of {row.name!r}, which encoder and decoder "
+            "share: peft itself does not apply it"
+        )
     else:
         reads, writes = (table.tensor_shape(side, cfg)[0] for side in _sides(row))
         wanted = {"A": ("r", reads), "B": (writes, "r")}.get(part[2], (writes,))

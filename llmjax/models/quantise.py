@@ -1,4 +1,4 @@
-"""A model's matrices in 8 bits, for generation in a quarter of the memory."""
+"""A model's matrices in 8 or 4 bits, for generation or under LoRA in less memory."""
 
 from collections.abc import Mapping
 
@@ -39,8 +39,27 @@ def to_int8(params: Params) -> Params:
     return found
 
 
+def to_nf4(params: Params) -> Params:
+    """The parameters with every matrix of the blocks in 4 bits (QLoRA's base).
+
+    "q_DNH" gets "q_blocks_DNH": a scale for each block. Embeddings, head and vectors
+    stay as they are. Needs `pip install llmjax[quant]`.
+    """
+    found = {}
+    for name, leaf in params.items():
+        if isinstance(leaf, Mapping):
+            found[name] = leaf if name in ("embed", "head") else to_nf4(leaf)
+        elif name in linear.MATRICES:
+            found[name], found[quant.block_name(name)] = quant.quantise_nf4(name, leaf)
+        else:
+            found[name] = leaf
+    return found
+
+
 def narrow(params: Params, dtype: str) -> Params:
-    """The parameters as one of `DTYPES`; of int8 ones the vectors stay float32."""
+    """The parameters as one of `DTYPES`, or nf4; there the vectors stay float32."""
     if dtype == "int8":
         return to_int8(params)
+    if dtype == "nf4":
+        return to_nf4(params)
     return jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.dtype(dtype)), params)
