@@ -45,7 +45,7 @@ def test_logits_are_those_of_peft(name):
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_as_many_numbers_are_trained(name):
-    cfg, base, lora_cfg, adapters, expected = open_both(name)
+    _, base, lora_cfg, adapters, expected = open_both(name)
     assert lora.count(adapters) == expected["num_trained"]
     shapes = jax.eval_shape(partial(lora.init, lora_cfg), base, jax.random.key(0))
     assert lora.count(shapes) == expected["num_trained"]
@@ -165,7 +165,7 @@ def test_an_adapter_for_another_base(folder):
 
 
 def test_adapters_that_a_checkpoint_cannot_hold(tmp_path):
-    cfg, base = hf.load(GOLDEN / "llama_biased")
+    _, base = hf.load(GOLDEN / "llama_biased")
     adapters = jax.device_get(
         lora.init(LoraConfig(targets=("mlp/gate",)), base, jax.random.key(0))
     )
