@@ -75,18 +75,17 @@ def init(cfg: LoraConfig, base: Params, key: Key) -> Params:
     for path, node, name in _targets(cfg, base):
         key_of = jax.random.fold_in(key, zlib.crc32(f"{path}/{name}".encode()))
         made = _init_one(cfg, name, _read(node, name), key_of)
-        if cfg.bias == "lora_only":
-            bias = f"{_stem(name)}_bias_{dims.split_matrix(name)[1]}"
-            made |= {bias: node[bias]} if bias in node else {}
+        bias = f"{_stem(name)}_bias_{dims.split_matrix(name)[1]}"
+        if cfg.bias == "lora_only" and bias in node:
+            made[bias] = jnp.array(node[bias], jnp.float32)
         node_at(found, path).update(made)
     if cfg.share_qkv:
         for node, _ in nodes(found):
             _share(node)
     if cfg.bias == "all":
         for node, path in nodes(base):
-            biases = {name: leaf for name, leaf in node.items() if "bias" in name}
-            if biases:
-                node_at(found, path).update(biases)
+            for name in [name for name in node if "bias" in name]:
+                node_at(found, path)[name] = jnp.array(node[name], jnp.float32)
     return found
 
 
@@ -99,16 +98,12 @@ def _init_one(cfg: LoraConfig, name: str, weight: Any, key: Key) -> dict:
     a_shape = (*shape[:split], cfg.rank)
     b_shape = (*stacked, cfg.rank, *shape[split:])
     if inputs == "V":  # rows are taken, not multiplied
-        made = {
-            names.a: jnp.zeros(a_shape),
-            names.b: jax.random.normal(key, b_shape),
-        }
+        a, b = jnp.zeros(a_shape), jax.random.normal(key, b_shape)
     else:
         bound = 1 / math.sqrt(math.prod(shape[len(stacked) : split]))
-        made = {
-            names.a: jax.random.uniform(key, a_shape, minval=-bound, maxval=bound),
-            names.b: jnp.zeros(b_shape),
-        }
+        a = jax.random.uniform(key, a_shape, minval=-bound, maxval=bound)
+        b = jnp.zeros(b_shape)
+    made = {names.a: a, names.b: b}
     if cfg.dora:
         made[names.magnitude] = adapter.lengths(name, weight)
     return made
@@ -253,26 +248,23 @@ def _dropouts(node: Params, rate: float, key: Key, path: str) -> Params:
 
 def _targets(cfg: LoraConfig, base: Params) -> list[tuple[str, Params, str]]:
     """(path, node, name) of each matrix that is adapted."""
-    known = [
-        (path, node, name)
+    known = {
+        f"{path}/{_stem(name)}": (path, node, name)
         for node, path in nodes(base)
         for name in node
         if name in MATRICES
-    ]
-    found = []
+    }
+    matched = set()
     for pattern in cfg.targets:
-        matched = [one for one in known if _matches(pattern, one[0], one[2])]
-        if not matched and pattern not in LoraConfig().targets:
-            there = sorted({f"{path}/{_stem(name)}" for path, _, name in known})
+        own = [
+            name for name in known if fnmatch.fnmatchcase(f"/{name}", f"*/{pattern}")
+        ]
+        if not own and pattern not in LoraConfig().targets:
             raise ValueError(
-                f"targets: {pattern!r} matches no matrix; there are {', '.join(there)}"
+                f"targets: {pattern!r} matches no matrix; there are {', '.join(known)}"
             )
-        found += [one for one in matched if one not in found]
-    return found
-
-
-def _matches(pattern: str, path: str, name: str) -> bool:
-    return fnmatch.fnmatchcase(f"/{path}/{_stem(name)}", f"*/{pattern}")
+        matched.update(own)
+    return [one for name, one in known.items() if name in matched]
 
 
 def _stem(name: str) -> str:

@@ -140,8 +140,9 @@ def _whole(name: str, adapted: Adapted) -> jax.Array:
         moved = range(-len(inputs), 0), range(-len(inputs + outputs), -len(outputs))
         weight = jnp.moveaxis(weight.weight, *moved)
     change = jnp.einsum(
-        f"...{inputs}R,...R{outputs}->...{inputs}{outputs}", adapted.a, adapted.b
-    )
+        f"...{inputs}R,...R{outputs}->...{inputs}{outputs}", adapted.a, adapted.b,
+        precision="highest",
+    )  # fmt: skip
     return quant.restore(name, weight) + change
 
 

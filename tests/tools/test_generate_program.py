@@ -34,6 +34,19 @@ def test_greedy_ids_equal_transformers(name):
     assert json.loads(out)["ids"] == expected
 
 
+def test_an_adapter_of_peft():
+    """The likeliest next id is that of peft's logits, and not the base's."""
+    with np.load(GOLDEN / "peft" / "llama" / "golden.npz") as golden:
+        ids, expected = golden["input_ids"], golden["logits"][:, -1].argmax(-1)
+    flags = f"--model={GOLDEN / 'llama_biased'}", "--max_new_tokens=1", "--json"
+    prompt = f"--prompt_ids={','.join(map(str, ids[0]))}"
+    code, out, err = run(*flags, prompt, f"--adapter={GOLDEN / 'peft' / 'llama'}")
+    assert code == 0, err
+    assert json.loads(out)["ids"] == [expected[0]]
+    code, _, err = run(*flags, prompt, f"--adapter={GOLDEN / 'peft' / 'qwen2'}")
+    assert code == 1 and "has shape" in err and err.count("\n") == 1
+
+
 def test_the_prompt_of_an_encoder_decoder_is_its_source():
     with np.load(GOLDEN / "bart" / "golden.npz") as golden:
         source = golden["plain/input_ids"][0, :5].tolist()
