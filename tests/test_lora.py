@@ -340,7 +340,7 @@ def test_names_that_do_not_fit():
     adapters = trained(LORA, base)
     lora.check(base, adapters)
     other = dataclasses.replace(CFG, ff_width=48)
-    message = r"mlp/gate_b_RF has shape \(2, 3, 64\); the base calls for \(2, R, 48\)"
+    message = r"mlp/down_a_FR has shape \(2, 64, 3\); the base calls for \(2, 48, R\)"
     with pytest.raises(ValueError, match=message):
         lora.check(base_of(other), adapters)
     gpt2 = dataclasses.replace(CFG, gated=False)

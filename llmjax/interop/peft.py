@@ -120,7 +120,7 @@ def save(
             inside = f"{module}.base_layer" if module in ranks else module
             tensors[f"{PREFIX}{inside}.{end}"] = table.from_params(adapters, slot, cfg)
             used |= paths
-    for path in flat.keys() - used:
+    for path in [path for path in flat if path not in used]:
         raise ValueError(f"adapter {path!r} has no place in a {family} checkpoint")
     config = peft_config.write(
         lora_cfg, ranks, [name.removesuffix(".weight") for name in slots],
@@ -155,10 +155,10 @@ def _slots(found: Mapping[str, Tensor], cfg: ModelConfig) -> dict[str, Slot]:
     Raises ValueError for a name, or a shape, that the base has not.
     """
     best, missing = {}, sorted(found)
-    for family in hf.FAMILIES.values():
-        if any(r.path.startswith("encoder/") for r in family.table) != bool(
-            cfg.encoder
-        ):
+    for name, family in hf.FAMILIES.items():
+        try:
+            hf.config_to_json(cfg, name)
+        except ValueError:  # not a model of this family
             continue
         slots = dict(table.slots(family, cfg))
         slots |= {name.removeprefix(family.prefix): slots[name] for name in slots}

@@ -11,7 +11,7 @@ from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.models import kv
 from llmjax.nn.attention import Context
 from llmjax.nn.block import Block
-from llmjax.ops import attention
+from llmjax.ops import adapter, attention
 from llmjax.types import Key, Params
 
 _policies = jax.checkpoint_policies
@@ -19,7 +19,7 @@ REMAT_POLICIES = {
     "full": None,
     "dots": _policies.save_from_both_policies(
         _policies.dots_with_no_batch_dims_saveable,
-        _policies.save_only_these_names(attention.KEPT),
+        _policies.save_only_these_names(attention.KEPT, adapter.KEPT),
     ),
 }
 

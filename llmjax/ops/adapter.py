@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llmjax import dims
 from llmjax.ops import quant
 from llmjax.ops.linear import Turned, linear
 from llmjax.ops.norm import align
 
+# What remat may keep: the sum, so that it does not keep both of its terms.
+KEPT = "adapted"
 A_NAME = re.compile(r"\w+_a_[A-Z]*R")
 B_NAME = re.compile(r"\w+_b_R[A-Z]*")
 
@@ -101,6 +104,7 @@ def apply(
     write = f"{rows}R,R{outputs}->{equation.partition('->')[2]}"
     b = adapted.b.astype(x.dtype)
     y = product + linear(write, _masked(read, adapted), b, product.dtype)
+    y = checkpoint_name(y, KEPT)
     if adapted.magnitude is None:
         return y
     gain = _gain(f"w_{weight_letters}", adapted)
