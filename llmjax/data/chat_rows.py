@@ -67,11 +67,6 @@ class ConversationRows:
         return (self.context,)
 
     @property
-    def fill(self) -> float:
-        """The share of positions that are not padding."""
-        return self._ids.fill
-
-    @property
     def fingerprint(self) -> str:
         """Equal where every row is; in hexadecimal."""
         text = f"{self._ids.fingerprint} weighted by {self._weights.fingerprint}"
@@ -86,6 +81,10 @@ class ConversationRows:
         """Rows of the plan as a batch, each array [len(indices), context]."""
         weights = self._weights.rows(indices)["targets"].astype(np.float32)
         return self._ids.rows(indices) | {"weights": weights}
+
+    def ask(self, example: Example) -> tuple[list[int], None]:
+        """(prompt, source) after which a model writes the first answer."""
+        return example.prompt_ids, None
 
 
 class AnswerRows:
@@ -107,15 +106,19 @@ class AnswerRows:
         self.source_tokens, self.target_tokens = source_tokens, target_tokens
         self.start_id, self.end_id = start_id, end_id
         self.pairs = [
-            (self.source(before), turn[:target_tokens].tolist())
+            (self._source(before), turn[:target_tokens].tolist())
             for example in examples
             for before, turn in example.turns()
         ]
 
-    def source(self, before: Sequence[int]) -> list[int]:
+    def _source(self, before: Sequence[int]) -> list[int]:
         """What the encoder reads of all that comes before a turn."""
-        room = self.source_tokens - 1
-        return [*map(int, before[max(0, len(before) - room) :]), self.end_id]
+        first = max(0, len(before) - self.source_tokens + 1)
+        return [*map(int, before[first:]), self.end_id]
+
+    def ask(self, example: Example) -> tuple[list[int], list[int]]:
+        """(prompt, source) after which a model writes the first answer."""
+        return [self.start_id], self._source(example.prompt_ids)
 
     def __len__(self) -> int:
         """The number of rows, which is an epoch."""
