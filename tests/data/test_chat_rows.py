@@ -107,10 +107,17 @@ def test_counts_by_hand():
     found = chat_rows.count_all(rows, [END])
     expected = Counts(
         rows=3, conversations=4, untrained=0, trained=2 + 4 + 6 + 2,
-        context=2 + 2, padding=4, ends=5, masked_ends=0,
+        context=2 + 2, padding=6, ends=5, masked_ends=0,
     )  # fmt: skip
     assert found == expected
-    assert chat_rows.count_all(AnswerRows([TWO, ONE], 4, 5, start_id=0, end_id=3), [9])
+    turns = AnswerRows([TWO, ONE], 4, 5, start_id=0, end_id=3)
+    found = chat_rows.count_all(turns, [END])
+    assert (found.conversations, found.trained, found.context, found.ends) == (
+        3,
+        6,
+        0,
+        3,
+    )
     no_end = example([6, 7, END, 1], "0100")
     found = chat_rows.count_all(ConversationRows([no_end, TWO], 8), [END])
     assert (found.ends, found.masked_ends) == (2, 1)
