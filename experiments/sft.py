@@ -21,7 +21,7 @@ from llmjax.checkpoint import Checkpoints
 from llmjax.config import ComputeConfig
 from llmjax.data import chat_corpus
 from llmjax.data.batches import Batches, eval_batches
-from llmjax.evals import answers
+from llmjax.evals.answers import Interview
 from llmjax.load import Loaded, chat_template, load
 from llmjax.models import transformer
 from llmjax.train import outputs, workdir
@@ -48,11 +48,11 @@ def main():
     corpus = chat_corpus.prepare(DATA(), tokenizer, cfg, chat_template(run.init_from))
     lengths = corpus.train.lengths
     sharding.check_batch(knobs.batch_size, lengths[0], mesh)
-    if distributed.is_first():  # with these, tools/chat.py talks to the workdir
+    if distributed.is_first():  # tools/chat.py needs these to talk to the workdir
         tokenizer.save(folder / "tokenizer.json")
         workdir.write_text(folder / "chat_template.jinja", corpus.template)
         outputs.print_table(corpus.tally.rows())
-    share, place = distributed.share(), sharding.placer(mesh)
+    share = distributed.share()
     batches = Batches(corpus.train, knobs.batch_size, run.seed, **share)
     looks = eval_batches(corpus.validation, knobs.batch_size, **share)
     model = transformer.make(cfg, COMPUTE())
@@ -62,12 +62,7 @@ def main():
         init_from=run.init_from, data=DATA(), data_fingerprint=batches.fingerprint,
         optim=OPTIM(), train=knobs,
     )  # fmt: skip
-    num_new = min(64, cfg.context // 4)
-    asked = answers.choose(corpus, cfg, num_new)
-    ask = partial(
-        answers.answer, model, examples=asked, corpus=corpus, tokenizer=tokenizer,
-        cfg=cfg, max_new_tokens=num_new,
-    )  # fmt: skip
+    interview = Interview(model, cfg, corpus, tokenizer)
     with jax.set_mesh(mesh), Checkpoints(folder / "checkpoints") as checkpoints:
         state = workdir.resume_or_init(
             checkpoints, config, model.init, optimizer[0], mesh, run,
@@ -76,32 +71,31 @@ def main():
         flags.save(folder)
         outputs.begin(folder, config, state, mesh)
         if not state.step:
-            workdir.write_json(folder / "before.json", ask(averaged(state)))
+            before = interview.ask(averaged(state))
+            if distributed.is_first():
+                workdir.write_json(folder / "before.json", before)
         loss_fn = partial(losses.next_token, model, z_loss=knobs.z_loss)
-        look = make_mean_loss(loss_fn, list(map(place, looks)))
+        look = make_mean_loss(loss_fn, list(map(sharding.placer(mesh), looks)))
         state, record = fit(
-            loss_fn, optimizer, state, batches.batch, look,
-            checkpoints, config, folder=folder, mesh=mesh, knobs=knobs,
-            num_steps=run.num_steps, lengths=lengths,
+            loss_fn, optimizer, state, batches.batch, look, checkpoints, config,
+            folder=folder, mesh=mesh, knobs=knobs, num_steps=run.num_steps,
+            lengths=lengths,
         )  # fmt: skip
-        after = ask(averaged(state))
+        after = interview.ask(averaged(state))
 
     if distributed.is_first():
         before = json.loads((folder / "before.json").read_text(encoding="utf-8"))
-        rows = answers.compare(asked, tokenizer, {"before": before, "after": after})
+        rows = interview.table({"before": before, "after": after})
         sections = [
             ("Answers to held-out prompts", report.table(rows)),
             ("Conversations", report.table(corpus.tally.rows())),
             ("Tokens to learn", report.figures(corpus.counts._asdict())),
         ]
         summary = record.summary() | {"secs": time.perf_counter() - start_secs}
-        outputs.write(
-            folder, "Conversations learned", config, record, summary, sections
-        )
+        outputs.write(folder, "Conversations", config, record, summary, sections)
         outputs.print_table(rows)
-        print(
-            f"report: {folder}/report.html\nnext: python tools/chat.py --model={folder}"
-        )
+        print(f"report: {folder}/report.html")
+        print(f"next: python tools/chat.py --model={folder}")
 
 
 def open_model(init_from: str | None) -> Loaded:

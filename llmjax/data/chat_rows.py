@@ -213,7 +213,7 @@ def check(counts: Counts, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None
         )
     if counts.masked_ends:
         why = "is not trained"
-        if tokenizer.pad_id == tokenizer.eos_id and tokenizer.eos_id in stop_ids:
+        if tuple(stop_ids) == (tokenizer.pad_id,):
             why = "is masked away, as the padding is, which is the same token"
         raise ValueError(
             f"the end ({ends}) of {counts.masked_ends} answers {why}: the model would "

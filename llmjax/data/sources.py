@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import sysconfig
+import types
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -283,7 +284,7 @@ def _missing_column(where: str, column: str, names) -> ValueError:
     return ValueError(f"{where}: no column {column!r}; there are: {names}")
 
 
-def need(module: str, file: str):
+def need(module: str, file: str) -> types.ModuleType:
     """An optional module, or a line that says what to install."""
     try:
         return importlib.import_module(module)

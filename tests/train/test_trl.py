@@ -22,7 +22,7 @@ from llmjax.train.step import make_step
 GOLDEN = Path(__file__).parents[1] / "golden" / "sft"
 MASKS = json.loads((GOLDEN / "masks.json").read_text(encoding="utf-8"))
 TRL = json.loads((GOLDEN / "losses.json").read_text(encoding="utf-8"))
-CONTEXT, NUM_ROWS = 128, 4
+CONTEXT, NUM_ROWS = 192, 4
 
 
 @pytest.fixture(name="loaded", scope="module")
