@@ -34,12 +34,11 @@ def main() -> None:
     corpus = chat_corpus.prepare(DATA(), tokenizer, cfg, own_template)
     batch = Batches(corpus.train, BATCH_SIZE.value, SEED.value).batch(STEP.value)
     marked.show(batch, tokenizer, Console(highlight=False, soft_wrap=True))
-    here = chat_rows.count(batch, corpus.stop_ids)
+    here = chat_rows.count(batch, corpus.stop_ids)._asdict()
+    everywhere = corpus.counts._asdict()
+    step = f"step {STEP.value}"
     outputs.print_table(
-        [
-            {"": f"step {STEP.value}"} | here._asdict(),
-            {"": "all rows to learn"} | corpus.counts._asdict(),
-        ]
+        [{"": name, step: here[name], "all": everywhere[name]} for name in here]
     )
     outputs.print_table(corpus.tally.rows())
 

@@ -116,7 +116,7 @@ def _encode(
 def _question(conversation: Conversation) -> str:
     """What the user says first."""
     texts = (m["content"] for m in conversation.messages if m["role"] == "user")
-    return next(texts)
+    return next(texts, "")
 
 
 def _check(
