@@ -4,11 +4,13 @@ import json
 import pathlib
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from llmjax import load
 from llmjax.data import chat, template
 from llmjax.data.template import Piece
-from llmjax.data.tokenizer import load_tokenizer, train_bpe
+from llmjax.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from tests import assets
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -116,6 +118,25 @@ def test_the_ids_are_those_of_the_whole_text(name):
     assert ids == chat.encode_chat(tokenizer, whole)
     trained = [index for index, is_one in zip(ids, is_trained, strict=True) if is_one]
     assert "A  word\n\n or two" in tokenizer.decode(trained)
+
+
+def test_a_piece_is_no_new_text():
+    """Vocabularies of SentencePiece put a space before a text, not before its parts."""
+    letters = ["▁", "\n", *"yesuron", "▁y"]
+    vocab = {letter: index for index, letter in enumerate(dict.fromkeys(letters))}
+    core = tokenizers.Tokenizer(models.BPE(vocab, [("▁", "y")]))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    core.add_special_tokens(["</s>"])
+    tokenizer = Tokenizer(core, eos="</s>")
+    pieces = [Piece("user\n", False), Piece("yes</s>", True), Piece("no\n", False)]
+    ids, is_trained = chat.encode_pieces(tokenizer, pieces)
+    assert ids == chat.encode_chat(tokenizer, "user\nyes</s>no\n")
+    trained = [
+        core.id_to_token(i) for i, is_one in zip(ids, is_trained, strict=True) if is_one
+    ]
+    assert trained == ["y", "e", "s", "</s>"]
+    assert core.id_to_token(tokenizer.encode("yes")[0]) == "▁y"
 
 
 def test_where_pieces_would_melt_an_answer_begins_anew():
