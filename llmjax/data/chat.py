@@ -1,32 +1,26 @@
-"""Chat templates: a conversation becomes the text that a model was trained to go on.
+"""Chat in tokens: from a conversation and a template to the ids that a model reads.
 
-A template is a program in Jinja that comes with the model, in the dialect that
-transformers made: https://huggingface.co/docs/transformers/chat_templating. It runs in
-a sandbox, where it reaches nothing but the messages. How long it takes and how much
-memory is not bounded, though: run no template of a model that you would not run.
-
-messages: [{"role": "system" | "user" | "assistant", "content": text}, ...]
+The templates themselves, and who may write what in them, are in `template`.
 """
 
-import datetime
-import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
-
+from llmjax.data.template import Messages, Piece, render
 from llmjax.data.tokenizer import Tokenizer
 
-Messages = Sequence[Mapping[str, Any]]
-
 ANSWER = "ANSWER"  # stands for an answer where only what surrounds it counts
+
+# The templates of `named`, by a control token without which they make no sense.
+NEEDS = {
+    "chatml": "<|im_start|>",
+    "llama3": "<|start_header_id|>",
+    "gemma": "<start_of_turn>",
+    "plain": None,
+}
 
 
 def find(folder: str | os.PathLike) -> str | None:
@@ -51,38 +45,31 @@ def find(folder: str | os.PathLike) -> str | None:
     return None
 
 
-def render(
-    template: str,
-    messages: Messages,
-    *,
-    bos_token: str | None,
-    eos_token: str | None,
-    add_generation_prompt: bool = True,
-    **extra: Any,
-) -> str:
-    """The text of a conversation; `extra` is what else this template asks for.
+def named(name: str) -> str:
+    """One of the templates that are part of llmjax; see NEEDS."""
+    return Path(__file__).with_name(f"{name}.jinja").read_text(encoding="utf-8")
 
-    add_generation_prompt: the text ends where the next answer begins.
 
-    Raises ValueError, in one line, for a template that is no Jinja, that fails, that
-    refuses the messages, or that wants out of its sandbox.
+def choose(name: str, tokenizer: Tokenizer, own: str | None) -> str:
+    """The template `auto`, of a name of NEEDS, or in a file.
+
+    auto: the model's `own`; without one, the first for which the tokenizer has the
+      control tokens. That of no control tokens but the text's end is "plain".
     """
-    # A template asks whether it was given tools, but writes names without asking.
-    tokens = {"bos_token": bos_token, "eos_token": eos_token}
-    given = {"tools": None, "documents": None} | extra
-    given |= {name: token for name, token in tokens.items() if token is not None}
-    try:
-        return _compile(template).render(
-            messages=messages, add_generation_prompt=add_generation_prompt, **given
+    vocab = tokenizer.core.get_vocab(with_added_tokens=True)
+    if name == "auto" and own is not None:
+        return own
+    if name == "auto":
+        fitting = (one for one, token in NEEDS.items() if token in (None, *vocab))
+        return named(next(fitting))
+    if name not in NEEDS:
+        return Path(name).expanduser().read_text(encoding="utf-8")
+    if NEEDS[name] not in (None, *vocab):
+        raise ValueError(
+            f"the template {name} needs the token {NEEDS[name]}, which this tokenizer "
+            "does not have; take another template"
         )
-    except jinja2.TemplateSyntaxError as error:
-        where = f"line {error.lineno} of the chat template"
-        raise ValueError(f"{where}: {_line(error)}") from error
-    except jinja2.TemplateError as error:
-        raise ValueError(f"the chat template refuses: {_line(error)}") from error
-    except Exception as error:  # the template's own, which may be any
-        kind = type(error).__name__
-        raise ValueError(f"the chat template fails: {kind}: {_line(error)}") from error
+    return named(name)
 
 
 def encode_chat(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -93,11 +80,34 @@ def encode_chat(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, special=True)
 
 
+def encode_pieces(
+    tokenizer: Tokenizer, pieces: Sequence[Piece]
+) -> tuple[list[int], list[bool]]:
+    """(ids, whether each is trained) of a conversation's text.
+
+    A piece's ids are those that the text with it has more than the text without it: the
+    ids are those of the whole text. Where the end of one piece would melt into the next
+    one, a new text begins: so it is when a model answers, whose prompt is encoded
+    before there is an answer.
+    """
+    ids, is_trained = [], []
+    text, known = "", []
+    for piece in pieces:
+        found = encode_chat(tokenizer, text + piece.text)
+        if found[: len(known)] != known:
+            text, known = "", []
+            found = encode_chat(tokenizer, piece.text)
+        new, text, known = found[len(known) :], text + piece.text, found
+        ids += new
+        is_trained += [piece.is_trained] * len(new)
+    return ids, is_trained
+
+
 def prompt_ids(
     tokenizer: Tokenizer, template: str, messages: Messages, **extra: Any
 ) -> list[int]:
     """The ids after which a model writes the next answer; see `render`."""
-    text = render(template, messages, **_tokens(tokenizer), **extra)
+    text = render(template, messages, **names(tokenizer), **extra)
     return encode_chat(tokenizer, text)
 
 
@@ -110,7 +120,7 @@ def stop_ids(tokenizer: Tokenizer, template: str) -> tuple[int, ...]:
         {"role": "user", "content": "?"},
         {"role": "assistant", "content": ANSWER},
     ]
-    tokens = _tokens(tokenizer)
+    tokens = names(tokenizer)
     text = render(template, messages, add_generation_prompt=False, **tokens)
     after = encode_chat(tokenizer, text.rpartition(ANSWER)[2])
     ends = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -119,67 +129,10 @@ def stop_ids(tokenizer: Tokenizer, template: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ends))
 
 
-def _tokens(tokenizer: Tokenizer) -> dict[str, str | None]:
+def names(tokenizer: Tokenizer) -> dict[str, str | None]:
+    """How a template may call a text's beginning and end: bos_token and eos_token."""
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
     return {
         name: None if index is None else tokenizer.core.id_to_token(index)
         for name, index in ids.items()
     }
-
-
-@functools.lru_cache(maxsize=16)
-def _compile(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols", _Generation],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _strftime_now
-    environment.globals["namespace"] = _Namespace
-    return environment.from_string(template)
-
-
-class _Generation(Extension):
-    """{% generation %} marks what a model learns to write; the text is the same."""
-
-    tags = frozenset(["generation"])
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Namespace(Namespace):
-    """A template's variables; Python would take some names for its own, like __call__.
-
-    Those the sandbox lets no template read, but without this it lets it write them.
-    """
-
-    def __init__(self, /, *args: Any, **kwargs: Any):
-        super().__init__()
-        for name, value in dict(*args, **kwargs).items():
-            self[name] = value
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if str(name).startswith("_"):
-            raise jinja2.sandbox.SecurityError(f"the name {name!r} is not allowed")
-        super().__setitem__(name, value)
-
-
-def _to_json(value: Any, **options: Any) -> str:
-    """Jinja's own escapes for HTML, which no model has been trained on."""
-    return json.dumps(value, **{"ensure_ascii": False} | options)
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(layout: str) -> str:
-    return datetime.datetime.now().strftime(layout)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -183,15 +183,15 @@ class SequencePairs:
             pieces = zip(sources, targets, strict=True)
             full = [[*s, start_id, *t, end_id] for s, t in pieces]
             num_tokens = self.source_tokens + self.target_tokens
-            return _decoder_rows(full, [len(s) for s in sources], num_tokens)
+            return decoder_rows(full, [len(s) for s in sources], num_tokens)
         full = [[start_id, *target, end_id] for target in targets]
-        batch = _decoder_rows(full, [0] * len(full), self.target_tokens)
+        batch = decoder_rows(full, [0] * len(full), self.target_tokens)
         ended = [[*source, end_id] for source in sources]
         encoder = padded(ended, self.source_tokens)
         return batch | {f"encoder_{name}": array for name, array in encoder.items()}
 
 
-def _decoder_rows(
+def decoder_rows(
     rows: list[list[int]], first_weights: list[int], num_tokens: int
 ) -> Batch:
     """Each row as inputs and, one further on, targets; weighted from a position on."""

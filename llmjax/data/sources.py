@@ -8,10 +8,11 @@ import importlib
 import json
 import os
 import sysconfig
+import types
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 STDLIB = "stdlib"
 TEXT = (".txt", ".md", ".py")
@@ -96,11 +97,11 @@ def split_documents(
 
 def size_bytes(spec: str) -> int:
     """What the files of a corpus take on disk, together."""
-    return sum(os.path.getsize(file) for file in _find_files(spec))
+    return sum(os.path.getsize(file) for file in find_files(spec))
 
 
 def _read_all(spec: str, column: str) -> Iterator[str]:
-    files = _find_files(spec)
+    files = find_files(spec)
     if spec != STDLIB:
         for file in files:
             yield from _read_file(file, column, alone=len(files) == 1)
@@ -118,8 +119,11 @@ def _find_stdlib() -> list[str]:
     return [str(root / name) for name in names if installed.isdisjoint(name.split("/"))]
 
 
-def _find_files(spec: str) -> list[str]:
-    """The files that a comma-separated list of files, folders and patterns names."""
+def find_files(spec: str, kinds: Sequence[str] = KINDS) -> list[str]:
+    """The files that a comma-separated list of files, folders and patterns names.
+
+    kinds: of a folder, only files with these suffixes, also as .gz, are taken.
+    """
     if spec == STDLIB:
         return _find_stdlib()
     files = []
@@ -128,7 +132,9 @@ def _find_files(spec: str) -> list[str]:
         if os.path.isdir(pattern):
             found = sorted(Path(pattern).rglob("*"), key=lambda path: path.as_posix())
             found = [
-                str(path) for path in found if _kind_of(path.name) and path.is_file()
+                str(path)
+                for path in found
+                if _kind_of(path.name) in kinds and path.is_file()
             ]
         elif os.path.exists(pattern):
             found = [pattern]
@@ -137,7 +143,8 @@ def _find_files(spec: str) -> list[str]:
         else:
             raise FileNotFoundError(f"{pattern}: no such file or folder")
         if not found:
-            raise FileNotFoundError(f"{pattern}: no file to read; known: {_known()}")
+            known = " ".join(kinds)
+            raise FileNotFoundError(f"{pattern}: no file to read; known: {known}")
         files += found
     if not files:
         raise ValueError(f"{spec!r} names no file; give a file, folder or pattern")
@@ -170,7 +177,7 @@ def _read_file(file: str, column: str, *, alone: bool) -> Iterator[str]:
     return _read_text(file, alone=alone)
 
 
-def _read_lines(file: str) -> Iterator[bytes]:
+def read_lines(file: str) -> Iterator[bytes]:
     """The lines of a file that may be compressed, each with its end."""
     try:
         with gzip.open(file) if file.endswith(".gz") else open(file, "rb") as lines:
@@ -192,9 +199,9 @@ def _decode(raw: bytes, file: str, offset_bytes: int) -> str:
 def _read_text(file: str, *, alone: bool) -> Iterator[str]:
     if alone or os.path.getsize(file) > WHOLE_FILE_BYTES:
         size_bytes = min(PASSAGE_BYTES, os.path.getsize(file) // MIN_PASSAGES)
-        raws = _passages(_read_lines(file), size_bytes)
+        raws = _passages(read_lines(file), size_bytes)
     else:
-        raws = [b"".join(_read_lines(file))]
+        raws = [b"".join(read_lines(file))]
     offset_bytes = 0
     for raw in raws:
         yield _decode(raw, file, offset_bytes)
@@ -216,17 +223,12 @@ def _passages(lines: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:
 
 def _read_jsonl(file: str, column: str) -> Iterator[str]:
     offset_bytes = 0
-    for number, line in enumerate(_read_lines(file), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         text = _decode(line, file, offset_bytes)
         offset_bytes += len(line)
         if text.isspace():
             continue
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{number}: not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{file}:{number}: not a JSON object, one to a line")
+        record = read_object(text, f"{file}:{number}")
         if column not in record:
             raise _missing_column(f"{file}:{number}", column, record)
         try:
@@ -237,10 +239,21 @@ def _read_jsonl(file: str, column: str) -> Iterator[str]:
         yield record[column]
 
 
-def _read_parquet(file: str, column: str) -> Iterator[str]:
-    pyarrow = _need("pyarrow", file)
+def read_object(text: str, where: str) -> dict[str, Any]:
+    """The object in a line of .jsonl; ValueError that begins with `where` if none."""
     try:
-        table = _need("pyarrow.parquet", file).ParquetFile(file)
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: not a JSON object, one to a line")
+    return record
+
+
+def _read_parquet(file: str, column: str) -> Iterator[str]:
+    pyarrow = need("pyarrow", file)
+    try:
+        table = need("pyarrow.parquet", file).ParquetFile(file)
         names = table.schema_arrow.names
         if column not in names:
             raise _missing_column(file, column, names)
@@ -255,7 +268,7 @@ def _read_parquet(file: str, column: str) -> Iterator[str]:
 
 
 def _read_records(file: str) -> Iterator[str]:
-    module = _need("array_record.python.array_record_module", file)
+    module = need("array_record.python.array_record_module", file)
     try:
         reader = module.ArrayRecordReader(file)
         for number in range(reader.num_records()):
@@ -271,7 +284,7 @@ def _missing_column(where: str, column: str, names) -> ValueError:
     return ValueError(f"{where}: no column {column!r}; there are: {names}")
 
 
-def _need(module: str, file: str):
+def need(module: str, file: str) -> types.ModuleType:
     """An optional module, or a line that says what to install."""
     try:
         return importlib.import_module(module)

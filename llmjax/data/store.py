@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +175,25 @@ class Store:
             return found
         futures = [part.read() for part in found]
         return [_checked(future, self.url) for future in futures]
+
+
+def hold(documents: Sequence[np.ndarray], source: str = "memory") -> Store:
+    """A store in memory, of documents that no folder keeps."""
+    tokens = np.concatenate(documents)
+    offsets = np.cumsum([0, *map(len, documents)])
+    digest = hashlib.blake2b(tokens.tobytes(), digest_size=16)
+    digest.update(offsets.tobytes())
+    meta = StoreMeta(
+        num_documents=len(documents),
+        num_tokens=len(tokens),
+        num_bytes=0,
+        vocab_size=1 + int(tokens.max()),
+        dtype=tokens.dtype.name,
+        tokenizer="",
+        source=source,
+        fingerprint=digest.hexdigest(),
+    )
+    return Store(source, meta, tokens, offsets)
 
 
 def open_store(

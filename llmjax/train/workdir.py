@@ -48,7 +48,11 @@ def open_workdir(path: str) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value`, dataclasses too, as JSON; the file appears whole or not."""
-    text = json.dumps(value, indent=2, default=dataclasses.asdict) + "\n"
+    write_text(path, json.dumps(value, indent=2, default=dataclasses.asdict) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text`; the file appears whole or not."""
     part = path.with_name(path.name + ".tmp")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

