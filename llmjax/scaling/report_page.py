@@ -52,7 +52,7 @@ def table(fit: dict[str, Any]) -> list[dict[str, str]]:
                     lambda f, n=name: f["ci95"].get(n))  # fmt: skip
         add("N* ~ C^", lambda f: f["parametric"]["exponents"]["a"],
             lambda f: f["ci95"]["a"])  # fmt: skip
-        names = {"N": "N*", "D": "D*", "tokens_per_param": "D*/N*", "loss": "loss"}  # fmt: skip
+        names = {"N": "N*", "D": "D*", "tokens_per_param": "D*/N*", "loss": "loss"}
         for index, one in enumerate(fit["predict"]):
             for key, name in names.items():
                 add(f"{name} at {number(one['flops'])}",

@@ -127,14 +127,17 @@ PRESETS = {
 def grid(
     cfg: SweepConfig, vocab_size: int, context: int, step_tokens: int, seed: int
 ) -> tuple[list[Cell], list[str]]:
-    """The cells, cheapest first, and a line on each that is left out.
+    """The cells by budget and size, from below, and a line on each that is left out.
 
     Ids follow from budget, size and seed alone: a grid that grows keeps its cells.
     """
+    counts = {
+        size: metrics.count(shape(size, vocab_size, context)).total
+        for size in cfg.sizes
+    }
     cells, gone = [], []
-    for size in cfg.sizes:
-        num_params = metrics.count(shape(size, vocab_size, context)).total
-        for target in cfg.tokens or cfg.budgets:
+    for target in sorted(cfg.tokens or cfg.budgets):
+        for size, num_params in sorted(counts.items(), key=lambda item: item[1]):
             tokens = target if cfg.tokens else target / (6 * num_params)
             num_steps = round(tokens / step_tokens)
             ratio = num_steps * step_tokens / num_params
@@ -148,7 +151,6 @@ def grid(
                 cells.append(Cell(name, size, flops, num_params, num_steps, seed))
     if not cells:
         raise ValueError(f"no cell is left of the grid: {'; '.join(gone)}")
-    cells.sort(key=lambda cell: (round(cell.flops, -9), cell.num_params))
     for extra in range(1, cfg.repeats + 1):
         first = cells[0]
         cells.append(

@@ -136,7 +136,7 @@ def test_trials_leave_the_top_budget_alone():
     trials = sweep.trials(cells, cfg, lr=0.01)
     assert {cell.id.split("_")[1] for cell in trials} == {"1e11"}
     assert len(trials) == 3 * 4 and len({cell.id for cell in trials}) == 12
-    wide = SweepConfig(budgets=(1e11, 2e11, 4e11), sizes=cfg.sizes)
+    wide = SweepConfig(budgets=(2e11, 1e11, 4e11), sizes=("2x64", "2x32", "2x48"))
     cells, _ = sweep.grid(wide, 256, 64, 512, seed=0)
     trials = sweep.trials(cells, wide, lr=0.01)
     assert [c.id.split("_")[1] for c in trials[::4]] == ["1e11"] * 3 + ["2e11"] * 2
