@@ -56,7 +56,8 @@ def run(
     """(hidden_BTD, cache, hiddens): hiddens are those of `types.Output`.
 
     batch: tokens [B, T]; optional positions, segment_ids (0 is padding), token_types,
-      all [B, T], and prefix_B.
+      all [B, T], and prefix_B; vectors_BTD, which are read in place of the tokens'
+      embeddings, everywhere or where is_vector_BT, as images or numbers are.
     cache: of `models.kv.init`; the tokens continue each row there, but those of
       segment 0, which are not kept.
     """
@@ -102,6 +103,7 @@ def begin(
     embedded_BTD = Embed(cfg).apply(
         {"params": params.get("embed", {})}, batch["tokens"], positions_BT,
         batch.get("token_types"), _dtype(compute), table_VD,
+        batch.get("vectors_BTD"), batch.get("is_vector_BT"),
     )  # fmt: skip
     context = Context(
         mask=_mask(cfg, batch),

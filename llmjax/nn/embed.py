@@ -34,14 +34,26 @@ class Embed(Cell):
             self.norm.declare()
 
     def __call__(
-        self, tokens_BT, positions_BT, types_BT=None, dtype=jnp.float32, table_VD=None
+        self,
+        tokens_BT,
+        positions_BT,
+        types_BT=None,
+        dtype=jnp.float32,
+        table_VD=None,
+        vectors_BTD=None,
+        is_vector_BT=None,
     ) -> jax.Array:
-        """[B, T, D]; `table_VD` stands in where there is no embedding of its own."""
+        """[B, T, D]; `table_VD` stands in where there is no embedding of its own, and
+        vectors for tokens that are none: all, or those marked."""
         cfg = self.cfg
-        table_VD = self.embed_VD if cfg.own_embedding else table_VD
-        x_BTD = adapter.take(_with_whole_rows(table_VD), tokens_BT, dtype)
-        if cfg.embed_scale != 1.0:
-            x_BTD = x_BTD * jnp.asarray(cfg.embed_scale, dtype)
+        if vectors_BTD is None or is_vector_BT is not None:
+            table_VD = self.embed_VD if cfg.own_embedding else table_VD
+            x_BTD = self._look_up(table_VD, tokens_BT, dtype)
+        if vectors_BTD is not None:
+            vectors_BTD = vectors_BTD.astype(dtype)
+            if is_vector_BT is not None:
+                vectors_BTD = jnp.where(is_vector_BT[..., None], vectors_BTD, x_BTD)
+            x_BTD = vectors_BTD
         if cfg.positions == "learned":
             positions_TD = constrain(self.positions_TD, "SD")
             rows_BT = positions_BT + cfg.position_offset
@@ -55,6 +67,12 @@ class Embed(Cell):
         if cfg.embed_norm:
             x_BTD = self.norm(x_BTD)
         return constrain(x_BTD, "BTD")
+
+    def _look_up(self, table_VD, tokens_BT, dtype) -> jax.Array:
+        x_BTD = adapter.take(_with_whole_rows(table_VD), tokens_BT, dtype)
+        if self.cfg.embed_scale == 1.0:
+            return x_BTD
+        return x_BTD * jnp.asarray(self.cfg.embed_scale, dtype)
 
     def _table(self, name: str) -> Weight:
         return self.weight(name, STD)

@@ -68,16 +68,18 @@ def run(
                 if len(busy) == parallel:
                     break
                 lock = _lock(job.folder)
-                if lock is None and job.id not in told:
-                    say(f"{job.id}: still run by an earlier process; waiting for it")
+                if lock is None:
+                    if job.id not in told:
+                        say(f"{job.id}: still run by an earlier process; waiting")
                     told.add(job.id)
-                if lock is not None:
-                    waiting.remove(job)
-                    if not job.is_done:
-                        cores = next(
-                            s for s in shares if s not in [b.cores for b in busy]
-                        )
-                        busy.append(_start(job, lock, cores))
+                    continue
+                waiting.remove(job)
+                if job.is_done:  # by now
+                    lock.close()
+                    continue
+                taken = [one.cores for one in busy]
+                cores = next(share for share in shares if share not in taken)
+                busy.append(_start(job, lock, cores))
             time.sleep(POLL_SECS)
             for one in list(busy):
                 outcome = _ended(one)
@@ -90,6 +92,7 @@ def run(
     finally:
         for one in busy:
             one.process.terminate()
+            one.lock.close()
     return failed
 
 

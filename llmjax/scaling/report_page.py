@@ -41,9 +41,8 @@ def table(fit: dict[str, Any]) -> list[dict[str, str]]:
     def add(name: str, value, ci95) -> None:
         row = {"": name}
         for index, one in enumerate(both):
-            of = f", without {len(fit['flags']['rows'])} flagged" if index else ""
-            row[f"fit{of}"] = number(value(one))
-            row[f"95 %{of}"] = span(ci95(one))
+            row["unflagged" if index else "fit"] = number(value(one))
+            row["its 95 %" if index else "95 %"] = span(ci95(one))
         rows.append(row)
 
     if "ci95" in fit:
@@ -53,17 +52,16 @@ def table(fit: dict[str, Any]) -> list[dict[str, str]]:
                     lambda f, n=name: f["ci95"].get(n))  # fmt: skip
         add("N* ~ C^", lambda f: f["parametric"]["exponents"]["a"],
             lambda f: f["ci95"]["a"])  # fmt: skip
-        names = {"N": "N*", "D": "D*", "tokens_per_param": "tokens per parameter",
-                 "loss": "loss"}  # fmt: skip
+        names = {"N": "N*", "D": "D*", "tokens_per_param": "D*/N*", "loss": "loss"}
         for index, one in enumerate(fit["predict"]):
             for key, name in names.items():
-                add(f"{name} at {one['flops']:.3g} FLOPs",
+                add(f"{name} at {number(one['flops'])}",
                     lambda f, i=index, k=key: f["predict"][i][k],
                     lambda f, i=index, k=key: f["ci95"]["predict"][i][k])  # fmt: skip
     for method in isoflop.METHODS:
         line = fit["isoflop"][method]
         if "a" in line:
-            rows.append({"": f"N* ~ C^, {method.replace('_', ' ')}",
+            rows.append({"": f"N* ~ C^, {method.removesuffix('_parabola')}",
                          "fit": number(line["a"]["exponent"]),
                          "95 %": span(line["a"]["ci95"])})  # fmt: skip
     line = fit["isoflop"].get("optima")
@@ -75,7 +73,7 @@ def table(fit: dict[str, Any]) -> list[dict[str, str]]:
         for of, value in zip(fit["method"]["targets"],
                              fit["loss_vs_compute"].get(name, {}).get("predict", []),
                              strict=False):  # fmt: skip
-            label = f"loss at {of:.3g} FLOPs, L(C) {name.replace('_', ' ')}"
+            label = f"L(C) {name.replace('_', ' ')}, {number(of)}"
             rows.append({"": label, "fit": number(value)})
     return rows
 
@@ -263,6 +261,7 @@ def show(fit: dict[str, Any]) -> None:
     rows = table(fit)
     console = Console(highlight=False, soft_wrap=True)
     shown = Table(*dict.fromkeys(key for row in rows for key in row), box=None)
+    shown.columns[0].no_wrap = True
     for row in rows:
         shown.add_row(*(row.get(column.header, "") for column in shown.columns))
     for name, text in sentences(fit).items():
@@ -297,10 +296,12 @@ def write_pngs(folder: pathlib.Path, drawn: dict[str, Chart]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Four digits; large ones as powers of ten."""
+    """Four digits; large ones three, with a power of ten: 2.74e9."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3e}"
+    if abs(value) < 1e5:
+        return f"{value:.4g}"
+    return f"{value:.2e}".replace("e+0", "e").replace("e+", "e").replace(".00e", "e")
 
 
 def span(ci95: list[float | None] | None) -> str:

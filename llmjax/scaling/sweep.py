@@ -127,14 +127,17 @@ PRESETS = {
 def grid(
     cfg: SweepConfig, vocab_size: int, context: int, step_tokens: int, seed: int
 ) -> tuple[list[Cell], list[str]]:
-    """The cells, cheapest first, and a line on each that is left out.
+    """The cells by budget and size, from below, and a line on each that is left out.
 
     Ids follow from budget, size and seed alone: a grid that grows keeps its cells.
     """
+    counts = {
+        size: metrics.count(shape(size, vocab_size, context)).total
+        for size in cfg.sizes
+    }
     cells, gone = [], []
-    for size in cfg.sizes:
-        num_params = metrics.count(shape(size, vocab_size, context)).total
-        for target in cfg.tokens or cfg.budgets:
+    for target in sorted(cfg.tokens or cfg.budgets):
+        for size, num_params in sorted(counts.items(), key=lambda item: item[1]):
             tokens = target if cfg.tokens else target / (6 * num_params)
             num_steps = round(tokens / step_tokens)
             ratio = num_steps * step_tokens / num_params
@@ -148,7 +151,6 @@ def grid(
                 cells.append(Cell(name, size, flops, num_params, num_steps, seed))
     if not cells:
         raise ValueError(f"no cell is left of the grid: {'; '.join(gone)}")
-    cells.sort(key=lambda cell: (round(cell.flops, -9), cell.num_params))
     for extra in range(1, cfg.repeats + 1):
         first = cells[0]
         cells.append(
@@ -165,22 +167,21 @@ def dearest_first(cells: Sequence[Cell]) -> list[Cell]:
 def trials(cells: Sequence[Cell], cfg: SweepConfig, lr: float) -> list[Cell]:
     """The runs that tell the rule of learning rates: every rate, at five small cells.
 
-    Three sizes of one budget tell its N and D together; two of them at a second budget
-    tell them apart. The top budget, which is to be predicted, has no part in it. None
+    The sizes are as far apart as two budgets have them, as the law will be carried on
+    to larger ones. The top budget, which is to be predicted, has no part in it. None
     where the rate is fixed.
     """
     if cfg.lr_rule == "fixed":
         return []
-    seed = cells[0].seed
     by_budget: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.seed == seed:
+        if cell.seed == cells[0].seed:
             by_budget.setdefault(cell.id.partition("_")[0], []).append(cell)
     first, *others = by_budget.values()
-    places = first[:3]
+    places = [first[0], first[len(first) // 2], first[-1]]
     if len(others) > 1:
-        sizes = {cell.size for cell in places}
-        places = places + [cell for cell in others[0] if cell.size in sizes][-2:]
+        places += [others[0][0], others[0][-1]]
+    places = list(dict.fromkeys(places))  # of few sizes, some are the same
     return [
         cell._replace(id=f"lr_{cell.id}_{rate * lr:.3g}", lr=rate * lr)
         for cell in places

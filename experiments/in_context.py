@@ -1,0 +1,99 @@
+"""What can be learned from a row alone: regression, recall, induction, few shots.
+
+    python experiments/in_context.py                          # 2 CPU cores
+    python experiments/in_context.py --few_shot.model=SmolLM2-135M-Instruct.Q4_1.gguf
+
+Small decoders learn to fit a line that no parameter can know (beside the exact least
+error, 1 - k / d after k examples), to recall values by keys, and to go on with a block
+of symbols that comes again: two layers can, one cannot. --few_shot.model asks a
+pre-trained model what film reviews say, after 0 to 16 examples, with right labels and
+with shuffled ones.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+
+from llmjax import distributed, flags, optim, sharding
+from llmjax.checkpoint import Checkpoints
+from llmjax.config import ComputeConfig, ModelConfig
+from llmjax.data.batches import Batches
+from llmjax.data.in_context import Induction, Recall, Regression
+from llmjax.evals import few_shot, in_context, in_context_page
+from llmjax.load import load
+from llmjax.models import transformer
+from llmjax.train import outputs, workdir
+from llmjax.train.config import TrainConfig
+from llmjax.train.evaluate import make_mean_loss
+from llmjax.train.fit import fit
+from llmjax.train.state import averaged
+
+NUM_TESTS, TEST_SEED = 1024, 2**31  # rows asked, which no training step has
+SHARES = {"regression": 1.0, "recall": 0.3, "induction": 0.3}  # of --num_steps
+RUN = flags.define("", flags.Run(workdir="runs/in_context", num_steps=8000))
+FEW_SHOT = flags.define("few_shot", few_shot.ShotConfig())
+SMALL = ModelConfig(width=64, head_width=16, ff_width=192, qk_norm="head")
+MODEL = flags.define("model", SMALL)
+OPTIM = flags.define("optim", optim.OptimConfig(lr=1e-2, weight_decay=0.0))
+TRAIN = flags.define("train", TrainConfig(batch_size=64, eval_every=500))
+COMPUTE = flags.define("compute", ComputeConfig())
+
+
+def main():
+    folder, mesh = workdir.begin(RUN())
+    flags.save(folder)
+    rows, found = Regression(), {}
+    with jax.set_mesh(mesh):
+        cfg = dataclasses.replace(MODEL(), context=rows.context, own_embedding=False)
+        model, params, _ = learn("regression", cfg, rows, folder, mesh)
+        curve = in_context.regression_curve(model, params, rows, NUM_TESTS, TEST_SEED)
+        for name, rows in (("recall", Recall()), ("induction", Induction())):
+            for num_layers in (1, 2):
+                cfg = dataclasses.replace(
+                    MODEL(), num_layers=num_layers, context=rows.context,
+                    vocab_size=rows.vocab_size,
+                )  # fmt: skip
+                _, _, lines = learn(name, cfg, rows, folder, mesh)
+                found[f"{name}, {num_layers} layers"] = lines
+        shots = few_shots() if FEW_SHOT().model else []
+    if distributed.is_first():
+        in_context_page.write(folder, curve, found, shots)
+
+
+def few_shots():
+    """What the pre-trained model makes of reviews, by number of examples."""
+    cfg, params, tokenizer = load(FEW_SHOT().model)
+    model = transformer.make(cfg)
+    return few_shot.curve(FEW_SHOT(), model, params, tokenizer, cfg.context)
+
+
+def learn(name: str, cfg: ModelConfig, rows, parent, mesh):
+    """(model, parameters, logged steps) of a decoder that learned one of the tasks."""
+    run, knobs = RUN(), TRAIN()
+    num_steps = round(run.num_steps * SHARES[name])
+    folder = workdir.open_workdir(str(parent / f"{name}_{cfg.num_layers}_layers"))
+    model, optimizer = transformer.make(cfg, COMPUTE()), optim.make(OPTIM(), num_steps)
+    init, loss_fn = model.init, partial(in_context.symbol_loss, model)
+    if name == "regression":
+        init = partial(in_context.init_with_numbers, model, cfg.width, rows.dim + 1)
+        loss_fn = partial(in_context.squared_error, model, rows.dim)
+    hosts, place = distributed.share(), sharding.placer(mesh)
+    batches = Batches(rows, knobs.batch_size, run.seed, **hosts)
+    looks = [place(Batches(rows, NUM_TESTS, TEST_SEED, **hosts).batch(0))]
+    config = dict(
+        experiment="in_context", seed=run.seed, num_steps=num_steps, model=cfg,
+        data_fingerprint=batches.fingerprint, optim=OPTIM(), train=knobs,
+    )  # fmt: skip
+    with Checkpoints(folder / "checkpoints") as kept:
+        state = workdir.resume_or_init(kept, config, init, optimizer[0], mesh, run)
+        outputs.begin(folder, config, state, mesh)
+        state, record = fit(
+            loss_fn, optimizer, state, batches.batch, make_mean_loss(loss_fn, looks),
+            kept, config, folder=folder, mesh=mesh, knobs=knobs, num_steps=num_steps,
+        )  # fmt: skip
+    return model, averaged(state), record.history
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,145 @@
+"""Rows whose answers can only be learned from the row itself: in-context learning.
+
+Each row has a rule of its own, drawn anew, which no parameter can know beforehand. Rows
+are a pure function of (seed, number), and never end.
+"""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from llmjax.data.pack import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """x_1 y_1 x_2 y_2 ...: y = w x, where w and each x are drawn from N(0, I).
+
+    After k examples no predictor has a mean squared error below 1 - k / dim, in units
+    of the variance of y, and least squares has it (Garg et al. 2022, arXiv:2208.01066).
+    """
+
+    dim: int = 5
+    num_points: int = 16
+
+    @property
+    def context(self) -> int:
+        return 2 * self.num_points
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self)
+
+    def take(self, indices: np.ndarray, seed: int) -> Batch:
+        """tokens [B, T], all 0; inputs_BTI: x and 0 where an x is, 0 and y where a y
+        is; targets [B, T]: the y of each x, with weight 1."""
+        shape = (len(indices), self.context)
+        inputs_BTI = np.zeros((*shape, self.dim + 1), np.float32)
+        targets, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for row, index in enumerate(indices):
+            random = np.random.default_rng((seed, int(index)))
+            x = random.standard_normal((self.num_points, self.dim))
+            y = x @ random.standard_normal(self.dim)
+            inputs_BTI[row, 0::2, :-1], inputs_BTI[row, 1::2, -1] = x, y
+            targets[row, 0::2], weights[row, 0::2] = y, 1.0
+        tokens = np.zeros(shape, np.int32)
+        return dict(
+            tokens=tokens, inputs_BTI=inputs_BTI, targets=targets, weights=weights
+        )
+
+    def least_squares(self, batch: Batch) -> np.ndarray:
+        """[B, num_points]: what the least w that fits the examples before says of each
+        x. No predictor is better: given k examples, w along the others is unknown."""
+        x = batch["inputs_BTI"][:, 0::2, :-1].astype(np.float64)
+        y = batch["inputs_BTI"][:, 1::2, -1].astype(np.float64)
+        found = np.zeros(y.shape)
+        for k in range(1, self.num_points):
+            w = np.linalg.pinv(x[:, :k]) @ y[:, :k, None]
+            found[:, k] = (x[:, k, None] @ w)[:, 0, 0]
+        return found
+
+    def floor(self) -> np.ndarray:
+        """1 - k / dim, then 0: the least error after k = 0, 1, ... examples."""
+        return np.maximum(0.0, 1 - np.arange(self.num_points) / self.dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recall:
+    """k v k v ...: keys come again, and their values with them.
+
+    Interleaved, a value can only be found by the key before it: one layer tells each
+    token what precedes it, and another looks for it. So one layer alone cannot.
+    """
+
+    num_keys: int = 8  # of a row, out of as many again
+    num_values: int = 16
+    num_pairs: int = 32
+
+    @property
+    def vocab_size(self) -> int:
+        return 2 * self.num_keys + self.num_values
+
+    @property
+    def context(self) -> int:
+        return 2 * self.num_pairs
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self)
+
+    def take(self, indices: np.ndarray, seed: int) -> Batch:
+        """tokens and targets [B, T]; weight 1 on each key that has come before."""
+        rows, weights = [], np.zeros((len(indices), self.context), np.float32)
+        for row, index in enumerate(indices):
+            random = np.random.default_rng((seed, int(index)))
+            keys = random.permutation(2 * self.num_keys)[: self.num_keys]
+            values = 2 * self.num_keys + random.integers(
+                self.num_values, size=len(keys)
+            )
+            which = random.integers(len(keys), size=self.num_pairs)
+            rows.append(np.stack([keys[which], values[which]], axis=1).ravel())
+            weights[row, 0::2] = [which[i] in which[:i] for i in range(len(which))]
+        return _next(np.array(rows), weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Induction:
+    """A block of different symbols, again and again; how long it is differs by row.
+
+    "... A B ... A": B. Were the length known, one layer could count back to it.
+    """
+
+    vocab_size: int = 64
+    min_block: int = 8
+    max_block: int = 24
+    context: int = 64
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self)
+
+    def take(self, indices: np.ndarray, seed: int) -> Batch:
+        """tokens and targets [B, T]; weight 1 from where the block comes again."""
+        rows, weights = [], np.zeros((len(indices), self.context), np.float32)
+        for row, index in enumerate(indices):
+            random = np.random.default_rng((seed, int(index)))
+            length = random.integers(self.min_block, self.max_block + 1)
+            block = random.permutation(self.vocab_size)[:length]
+            rows.append(np.resize(block, self.context))
+            weights[row, length:] = 1.0
+        return _next(np.array(rows), weights)
+
+
+def _next(tokens: np.ndarray, weights: np.ndarray) -> Batch:
+    """Each token's target is the next one; the last has none."""
+    targets = np.roll(tokens, -1, axis=1)
+    weights[:, -1] = 0.0
+    return dict(
+        tokens=tokens.astype(np.int32), targets=targets.astype(np.int32),
+        weights=weights,
+    )  # fmt: skip
+
+
+def _fingerprint(rows) -> str:
+    return hashlib.blake2b(repr(rows).encode(), digest_size=16).hexdigest()
