@@ -32,13 +32,14 @@ class Run:
 class SweepConfig:
     """Budgets times sizes, within a range of tokens per parameter."""
 
-    budgets: tuple[float, ...] = field((8e11, 2.4e12, 7e12, 2e13), "FLOPs of a run")
+    budgets: tuple[float, ...] = field((5e11, 1.6e12, 5e12, 1.6e13), "FLOPs of a run")
     tokens: tuple[float, ...] = field((), "instead of budgets, tokens: a grid of N x D")
     sizes: tuple[str, ...] = field(
-        ("2x32", "2x48", "2x64", "3x80", "4x96", "5x112", "6x144"),
-        "layers x width; a number alone is the one dial --model.depth",
+        ("3x32", "3x48", "3x64", "3x96", "3x128", "3x192"),
+        "layers x width, or the one dial --model.depth; at two layers, which learn to "
+        "copy late or never, a law of larger models does not hold",
     )
-    min_tokens_per_param: float = field(1.0, "cells with fewer are no part of the grid")
+    min_tokens_per_param: float = field(0.5, "cells with fewer are no part of the grid")
     max_tokens_per_param: float = field(300.0, "nor are those with more")
     repeats: int = field(2, "further seeds of the smallest cell: they tell the noise")
     lr_rule: Literal["swept", "fixed"] = field(
