@@ -7,7 +7,8 @@
 Decoders of several sizes learn from as many tokens each, half of them the source code
 of Python's standard library, half sums and differences; then they are asked some that
 were held out, after a few solved ones. Right answers, the log-likelihood of these, and
-their single digits are plotted side by side, over parameters, FLOPs and shots.
+their single digits are plotted side by side, over parameters, FLOPs and shots. Numbers
+of one digit more than are learned are asked too, to see that this does not follow.
 
 Each model is a run of experiments/pretrain.py in a process of its own. Killed and
 started again in its workdir, the experiment goes on where it stopped.

@@ -64,8 +64,7 @@ class Kind(NamedTuple):
     num_digits: int
 
     def __str__(self) -> str:
-        name = OPERATIONS[self.operation]
-        return f"{self.num_digits}-digit {name}, {self.order}"
+        return f"{self.num_digits}-digit {self.operation} {self.order}"
 
 
 class Problem(NamedTuple):
@@ -131,18 +130,21 @@ def prepare(cfg: MixConfig, folder: Path, num_rows: int) -> str:
     """The source of so many rows for `corpus.TextConfig`, tokenized under `folder`
     unless it lies there already: plain text first, then arithmetic. Tokens are bytes,
     so that each digit is one."""
+    _tokenize(cfg.text, folder / "text")
     file = folder / "arithmetic.jsonl"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         _write_documents(file, cfg.num_digits, math.ceil(num_rows * cfg.share))
-    for name, source in (("text", cfg.text), ("arithmetic", str(file))):
-        if not (folder / name).exists():
-            print(f"tokenizing {source}", flush=True)
-            text = corpus.TextConfig(
-                source, tokenizer="bytes", validation_fraction=VALIDATION_FRACTION
-            )
-            corpus.tokenize(text, folder / name)
+    _tokenize(str(file), folder / "arithmetic")
     return f"{folder / 'text'};{folder / 'arithmetic'}"
+
+
+def _tokenize(source: str, folder: Path) -> None:
+    if not folder.exists():
+        print(f"tokenizing {source}", flush=True)
+        text = corpus.TextConfig(
+            source, tokenizer="bytes", validation_fraction=VALIDATION_FRACTION
+        )
+        corpus.tokenize(text, folder)
 
 
 def _write_documents(file: Path, num_digits: int, num_rows: int) -> None:

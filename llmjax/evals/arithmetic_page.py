@@ -269,7 +269,7 @@ def summary(
 def show(sizes: Sequence[Size], said: dict[str, str]) -> None:
     """Prints a table that a terminal has room for, and a line on each thing to know."""
     most, columns = most_shots(sizes), [size.name for size in sizes]
-    shown = Table(f"right answers, nats; {most} shots", *columns, box=None)
+    shown = Table(f"right, nats; {most} shots", *columns, box=None)
     for kind in rows_of(sizes):
         found = [size.found[Question(kind, most)] for size in sizes]
         cells = (

@@ -31,7 +31,7 @@ def test_by_hand():
         ("60+25=", "85\n"), ("60+25=", "58\n"), ("60-25=", "35\n"), ("60-25=", "53\n")
     ]  # fmt: skip
     assert arithmetic.write(Kind("+", "reversed", 3), 500, 500).answer == "0001\n"
-    assert str(Kind("-", "reversed", 3)) == "3-digit subtraction, reversed"
+    assert str(Kind("-", "reversed", 3)) == "3-digit - reversed"
 
 
 @pytest.mark.parametrize("kind", arithmetic.kinds(3), ids=str)
