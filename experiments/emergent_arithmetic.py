@@ -2,7 +2,7 @@
 
     python experiments/emergent_arithmetic.py                   # 2 CPU cores
     python experiments/emergent_arithmetic.py --workdir=runs/more --num_steps=8000 \
-        --depths=1,2,3,4,5
+        --sizes=3x96,4x128
 
 Decoders of several sizes learn from as many tokens each, half of them the source code
 of Python's standard library, half sums and differences; then they are asked some that
@@ -26,10 +26,12 @@ from llmjax.data import arithmetic
 from llmjax.evals import arithmetic as asking
 from llmjax.evals import arithmetic_page as page
 from llmjax.load import load
-from llmjax.models import presets, transformer
+from llmjax.models import transformer
 from llmjax.scaling import folder as folders
-from llmjax.scaling import jobs
+from llmjax.scaling import jobs, sweep
 from llmjax.train import workdir
+
+CONTEXT = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,9 @@ class SweepConfig:
     """Which models learn, and for how long."""
 
     workdir: str = field("runs/arithmetic", "where everything is written, and resumed")
-    depths: tuple[int, ...] = field((1, 2, 3, 4), "the sizes: see --model.depth")
+    sizes: tuple[str, ...] = field(
+        ("3x32", "3x48", "3x64", "3x96"), "layers x width of the models"
+    )
     num_seeds: int = field(3, "models of each size")
     num_steps: int = field(4000, "of each")
     batch_size: int = field(8, "rows of 256 tokens in a step")
@@ -45,8 +49,8 @@ class SweepConfig:
     flags: str = field("", "more flags for pretrain.py, such as '--optim.lr=1e-2'")
 
     def __post_init__(self):
-        if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths must be numbers from 1 on, got {self.depths}")
+        if not self.sizes:
+            raise ValueError("sizes: name one or more, such as 3x96")
         for name in ("num_seeds", "num_steps", "batch_size", "parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -55,7 +59,6 @@ class SweepConfig:
 SWEEP = flags.define("", SweepConfig())
 DATA = flags.define("data", arithmetic.MixConfig())
 ASKED = flags.define("asked", asking.AskConfig())
-CONTEXT = presets.from_depth(1).context
 
 
 def main():
@@ -70,21 +73,22 @@ def main():
     source = arithmetic.prepare(data, folder / "data", rows)
 
     # The longest first, so that all cores end together.
-    depths, seeds = sorted(set(cfg.depths), reverse=True), range(cfg.num_seeds)
-    runs = [job(depth, seed, folder, source) for depth in depths for seed in seeds]
+    sizes = sorted(set(cfg.sizes), key=sweep.num_params, reverse=True)
+    seeds = range(cfg.num_seeds)
+    runs = [job(size, seed, folder, source) for size in sizes for seed in seeds]
     failed = jobs.run(runs, cfg.parallel)
     done = [run.folder for run in runs if run.is_done]
     host.start()
     page.write(folder, look(done), settings | {"asked": asked}, failed)
 
 
-def job(depth: int, seed: int, folder: Path, source: str) -> jobs.Job:
+def job(size: str, seed: int, folder: Path, source: str) -> jobs.Job:
     """The run of one model."""
-    cfg, name, share = SWEEP(), f"depth{depth}_seed{seed}", DATA().share
+    cfg, name, share = SWEEP(), f"{size}_seed{seed}", DATA().share
     command = [
         "experiments/pretrain.py", f"--workdir={folder / name}", f"--seed={seed}",
         f"--data.source={source}", f"--data.weights={1 - share},{share}",
-        f"--model.depth={depth}", f"--num_steps={cfg.num_steps}",
+        *sweep.model_arguments(size, 256, CONTEXT), f"--num_steps={cfg.num_steps}",
         f"--train.batch_size={cfg.batch_size}", "--train.eval_every=0",
         *shlex.split(cfg.flags),
     ]  # fmt: skip
@@ -107,7 +111,8 @@ def look(folders: list[Path]) -> list[page.Size]:
     for cfg, runs in models.items():
         count = metrics.count(cfg)
         flops = count.exact_causal * num_tokens
-        sizes.append(page.pool(cfg.num_layers, count.total, flops, runs))
+        shape = f"{cfg.num_layers}x{cfg.width}"
+        sizes.append(page.pool(shape, count.total, flops, runs))
     return sorted(sizes, key=lambda size: size.parameters)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from llmjax.config import field
 from llmjax.data import corpus
 from llmjax.data.held_out import rank
+from llmjax.data.mixture import interleave
 from llmjax.data.shuffle import shuffled
 
 OPERATIONS = {"+": "addition", "-": "subtraction"}
@@ -43,17 +44,32 @@ ASKED_SEED = 10**6  # no document has the lines of a prompt, in their order
 class MixConfig:
     """What is learned: arithmetic among other text."""
 
-    num_digits: int = field(4, "numbers of 1 to so many digits")
-    share: float = field(0.5, "of the rows: arithmetic")
+    weights: tuple[float, ...] = field(
+        (1, 2, 4, 3), "of documents with numbers of 1, 2, ... digits: how many of each"
+    )
+    plain: float = field(0.3, "share of documents in plain order, the rest reversed")
+    num_unique: int = field(0, "problems learned of each kind, again and again; 0: all")
+    share: float = field(0.8, "of the rows: arithmetic")
     text: str = field("stdlib", "the other rows, as --data.source of pretrain.py")
 
     def __post_init__(self):
         if not 1 <= self.num_digits < MAX_DIGITS:
             raise ValueError(
-                f"num_digits must be from 1 to {MAX_DIGITS - 1}, got {self.num_digits}"
+                f"weights: give 1 to {MAX_DIGITS - 1} of them, got {self.num_digits}"
             )
-        if not 0 < self.share < 1:
-            raise ValueError(f"share must lie between 0 and 1, got {self.share}")
+        if min(self.weights) < 0 or not sum(self.weights):
+            raise ValueError(f"weights must not be negative, got {self.weights}")
+        for name in ("share", "plain"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must lie between 0 and 1, got {getattr(self, name)}"
+                )
+        if self.num_unique < 0:
+            raise ValueError(f"num_unique must not be negative, got {self.num_unique}")
+
+    @property
+    def num_digits(self) -> int:
+        return len(self.weights)
 
 
 class Kind(NamedTuple):
@@ -112,18 +128,32 @@ def write(kind: Kind, a: int, b: int) -> Problem:
     return Problem(f"{a}{kind.operation}{b}=", f"{answer}\n")
 
 
-def endless(kind: Kind, seed: int) -> Iterator[Problem]:
-    """The problems to learn from, and again, in another order, when there are no
-    more."""
+def endless(kind: Kind, seed: int, num_unique: int = 0) -> Iterator[Problem]:
+    """The problems to learn from, all or so many, and again, in another order, when
+    there are no more."""
+    if not num_unique:
+        for epoch in itertools.count():
+            yield from problems(kind, held_out=False, seed=seed, epoch=epoch)
+    few = list(itertools.islice(problems(kind, held_out=False, seed=seed), num_unique))
     for epoch in itertools.count():
-        yield from problems(kind, held_out=False, seed=seed, epoch=epoch)
+        index = np.arange(len(few))
+        order = shuffled(index, len(few), seed, np.full_like(index, epoch))
+        yield from map(few.__getitem__, order.tolist())
 
 
-def documents(num_digits: int, num: int) -> Iterator[str]:
-    """So many documents of problems to learn from, as many of each kind."""
-    streams = [endless(kind, seed) for seed, kind in enumerate(kinds(num_digits))]
-    for stream in itertools.islice(itertools.cycle(streams), num):
-        yield "".join(map("".join, itertools.islice(stream, LINES)))
+def documents(cfg: MixConfig, num: int) -> Iterator[str]:
+    """So many documents of problems to learn from, of each kind its share.
+
+    The kinds take turns as evenly as their shares allow, and nothing is drawn.
+    """
+    streams, shares = [], []
+    for seed, kind in enumerate(kinds(cfg.num_digits)):
+        streams.append(endless(kind, seed, cfg.num_unique))
+        order = cfg.plain if kind.order == "plain" else 1 - cfg.plain
+        shares.append(order * cfg.weights[kind.num_digits - 1])
+    which, _ = interleave(np.arange(num), shares)
+    for number in which.tolist():
+        yield "".join(map("".join, itertools.islice(streams[number], LINES)))
 
 
 def prepare(cfg: MixConfig, folder: Path, num_rows: int) -> str:
@@ -133,7 +163,7 @@ def prepare(cfg: MixConfig, folder: Path, num_rows: int) -> str:
     _tokenize(cfg.text, folder / "text")
     file = folder / "arithmetic.jsonl"
     if not file.exists():
-        _write_documents(file, cfg.num_digits, math.ceil(num_rows * cfg.share))
+        _write_documents(file, cfg, math.ceil(num_rows * cfg.share))
     _tokenize(str(file), folder / "arithmetic")
     return f"{folder / 'text'};{folder / 'arithmetic'}"
 
@@ -147,11 +177,11 @@ def _tokenize(source: str, folder: Path) -> None:
         corpus.tokenize(text, folder)
 
 
-def _write_documents(file: Path, num_digits: int, num_rows: int) -> None:
+def _write_documents(file: Path, cfg: MixConfig, num_rows: int) -> None:
     """As JSON lines, the file whole or not at all."""
     part = file.with_name(f"{file.name}.tmp")
     with open(part, "w", encoding="utf-8") as lines:
-        for text in documents(num_digits, DOCUMENTS_PER_ROW * num_rows):
+        for text in documents(cfg, DOCUMENTS_PER_ROW * num_rows):
             lines.write(json.dumps({"text": text}) + "\n")
     os.replace(part, file)
 

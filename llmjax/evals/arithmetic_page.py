@@ -20,10 +20,8 @@ FIGURES = {
     "nats": "log-likelihood of the right answer, nats",
     "digits": "digits right, told those before",
 }
-BAR, BAR_LONGER = (
-    0.99,
-    0.05,
-)  # of 3-digit reversed sums, at least; of a digit more, most
+BAR = 0.99  # of 3-digit reversed sums, at least
+BAR_LONGER = 0.05  # of a digit more than was learned, at most
 GPT3 = (  # Brown et al. (2020), Language Models are Few-Shot Learners: section 3.9.1
     "GPT-3 with 175 B parameters, few-shot, plain order, sums and differences: "
     "2 digits 100 % and 98.9 %, 3 digits 80.2 % and 94.2 %, 4 digits 25 to 26 %, "
@@ -40,10 +38,11 @@ class Run(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Models of one size. flops: of the training of one. found: by question, what
-    `evals.arithmetic.summarise` tells of all runs."""
+    """Models of one size. shape: layers x width. flops: of the training of one.
 
-    depth: int
+    found: by question, what `evals.arithmetic.summarise` tells of all runs."""
+
+    shape: str
     parameters: int
     flops: float
     runs: list[Run]
@@ -54,13 +53,13 @@ class Size(NamedTuple):
         return f"{self.parameters / 1e6:.3g} M"
 
 
-def pool(depth: int, parameters: int, flops: float, runs: list[Run]) -> Size:
+def pool(shape: str, parameters: int, flops: float, runs: list[Run]) -> Size:
     """The size of these models."""
     found = {
         question: summarise([run.answers[question] for run in runs])
         for question in runs[0].answers
     }
-    return Size(depth, parameters, flops, runs, found)
+    return Size(shape, parameters, flops, runs, found)
 
 
 def write(
@@ -257,7 +256,7 @@ def summary(
             answers.setdefault(str(question.kind), {})[question.shots] = found
         bits = [run.bits_per_byte for run in size.runs]
         rows.append({
-            "depth": size.depth, "parameters": size.parameters, "flops": size.flops,
+            "shape": size.shape, "parameters": size.parameters, "flops": size.flops,
             "bits_per_byte": bits, "answers": answers,
         })  # fmt: skip
     return {

@@ -1,12 +1,13 @@
 """Problems, their split, and the documents: against Python's own arithmetic."""
 
+import collections
 import itertools
 import json
 
 import pytest
 
 from llmjax.data import arithmetic
-from llmjax.data.arithmetic import Kind, MixConfig
+from llmjax.data.arithmetic import ORDERS, Kind, MixConfig
 
 
 def solve(question, order):
@@ -71,21 +72,41 @@ def test_documents_are_of_one_kind_and_hold_out():
         for kind in arithmetic.kinds(3)
         for prompt, _ in arithmetic.prompts(kind, 0, 200)
     }
-    counts = dict.fromkeys(arithmetic.kinds(3), 0)
-    for number, text in enumerate(arithmetic.documents(3, 600)):
-        assert text.endswith("\n")
-        lines = text.splitlines()
-        assert len(lines) == 12
-        kind = arithmetic.kinds(3)[number % 12]
-        counts[kind] += 1
-        for line in lines:
-            a, sign, b, answer = parts_of(line)
-            assert (sign, len(a), len(b)) == (kind.operation, *[kind.num_digits] * 2)
+    cfg = MixConfig(weights=(1, 2, 3), plain=0.25)
+    num_kind, num_plain = collections.Counter(), collections.Counter()
+    for text in arithmetic.documents(cfg, 960):
+        parts = [parts_of(line) for line in text.splitlines()]
+        assert text.endswith("\n") and len(parts) == 12
+        ((sign, num_digits),) = {
+            (sign, len(n)) for a, sign, b, _ in parts for n in (a, b)
+        }
+        orders = set(ORDERS)
+        for a, _, b, answer in parts:
             question = f"{a}{sign}{b}="
-            assert answer == solve(question, kind.order)
-            assert (kind, question) not in asked
+            orders &= {o for o in ORDERS if answer == solve(question, o)}
             assert not arithmetic.is_held_out(sign, int(a), int(b))
-    assert set(counts.values()) == {50}
+        assert orders  # one of the two, unless all answers have a single digit
+        assert not any(
+            (Kind(sign, order, num_digits), f"{a}{sign}{b}=") in asked
+            for a, _, b, _ in parts for order in orders
+        )  # fmt: skip
+        num_kind[sign, num_digits] += 1
+        num_plain[sign, num_digits] += orders == {"plain"}
+    # Half are sums; a sixth, a third and a half are of 1, 2 and 3 digits; a quarter is
+    # plain.
+    for (sign, num_digits), num in num_kind.items():
+        assert abs(num - 480 * num_digits / 6) <= 4
+        if num_digits > 1:
+            assert abs(num_plain[sign, num_digits] - num / 4) <= 3
+
+
+def test_few_problems_again_and_again():
+    kind, num = Kind("+", "reversed", 3), 50
+    stream = arithmetic.endless(kind, 0, num_unique=num)
+    first, second = (list(itertools.islice(stream, num)) for _ in range(2))
+    assert len(set(first)) == num and set(first) == set(second) and first != second
+    every = arithmetic.endless(kind, 0)
+    assert set(itertools.islice(every, num)) == set(first)
 
 
 def test_problems_come_again_only_after_all_others():
@@ -119,7 +140,7 @@ def test_what_is_prepared_is_kept(tmp_path):
     (tmp_path / "text.jsonl").write_text(
         "".join(json.dumps({"text": f"document {n}"}) + "\n" for n in range(50))
     )
-    cfg = MixConfig(num_digits=2, share=0.5, text=str(tmp_path / "text.jsonl"))
+    cfg = MixConfig(weights=(1, 1), share=0.5, text=str(tmp_path / "text.jsonl"))
     source = arithmetic.prepare(cfg, tmp_path / "data", 40)
     text, numbers = source.split(";")
     lines = (tmp_path / "data" / "arithmetic.jsonl").read_text().splitlines()
@@ -133,7 +154,7 @@ def test_what_is_prepared_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_digits": 0}, "num_digits must be from 1 to 8, got 0"),
+        ({"weights": ()}, "weights: give 1 to 8 of them, got 0"),
         ({"share": 1.0}, "share must lie between 0 and 1"),
     ],
 )

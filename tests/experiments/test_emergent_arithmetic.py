@@ -33,22 +33,22 @@ def test_small_models_one_of_which_fails_at_first(tmp_path):
     lines = (json.dumps({"text": f"this is document {n}"}) for n in range(99))
     text.write_text("\n".join(lines))
     small = [
-        f"--data.text={text}", "--data.num_digits=3", "--depths=2,1", "--num_seeds=2",
-        "--num_steps=4", "--batch_size=2", "--asked.num_problems=6",
+        f"--data.text={text}", "--data.weights=1,1,1", "--sizes=2x32,1x32",
+        "--num_seeds=2", "--num_steps=4", "--batch_size=2", "--asked.num_problems=6",
         "--asked.shots=0,2", "--flags=--train.save_every=2 --train.log_every=1",
         f"--parallel={min(2, len(os.sched_getaffinity(0)))}",
     ]  # fmt: skip
     workdir = tmp_path / "run"
-    broken = workdir / "depth2_seed1" / "checkpoints"
+    broken = workdir / "2x32_seed1" / "checkpoints"
     broken.parent.mkdir(parents=True)
     broken.write_text("no folder")
     code, out, err = run(workdir, *small)
     assert code == 0, err
-    assert "FAILED depth2_seed1: exit code 1" in out
+    assert "FAILED 2x32_seed1: exit code 1" in out
     found = json.loads((workdir / "summary.json").read_text())
-    assert list(found["failed"]) == ["depth2_seed1"]
-    assert "FAILED depth2_seed1" in (workdir / "report.html").read_text()
-    assert [size["depth"] for size in found["sizes"]] == [1, 2]
+    assert list(found["failed"]) == ["2x32_seed1"]
+    assert "FAILED 2x32_seed1" in (workdir / "report.html").read_text()
+    assert [size["shape"] for size in found["sizes"]] == ["1x32", "2x32"]
     small_one, large_one = found["sizes"]
     assert small_one["parameters"] < large_one["parameters"]
     # 6 N D and attention: 4 steps of 2 rows of 256 tokens.
@@ -64,26 +64,26 @@ def test_small_models_one_of_which_fails_at_first(tmp_path):
     assert max(map(len, out.split("right, nats")[1].splitlines()[:18])) <= 80
 
     broken.unlink()
-    half_done = workdir / "depth1_seed0"  # as if it had been stopped after step 2
+    half_done = workdir / "1x32_seed0"  # as if it had been stopped after step 2
     shutil.rmtree(half_done / "checkpoints" / "4")
     (half_done / "summary.json").unlink()
-    done = (workdir / "depth1_seed1" / "summary.json").stat().st_mtime_ns
+    done = (workdir / "1x32_seed1" / "summary.json").stat().st_mtime_ns
     code, out, err = run(workdir, *small)
     assert code == 0, err
     again = json.loads((workdir / "summary.json").read_text())
     assert again["failed"] == {} and again["sizes"][0] == small_one
     assert len(again["sizes"][1]["bits_per_byte"]) == 2
     assert "resumed at step 2" in (half_done / "log.txt").read_text()
-    assert (workdir / "depth1_seed1" / "summary.json").stat().st_mtime_ns == done
+    assert (workdir / "1x32_seed1" / "summary.json").stat().st_mtime_ns == done
 
     code, _, err = run(workdir, *small, "--num_steps=5")
     assert code == 1 and "num_steps: 4 -> 5" in err and "Traceback" not in err
 
 
 BAD = {
-    "--data.num_digits=0": "num_digits must be from 1 to 8, got 0",
+    "--data.weights=": "weights: give 1 to 8 of them, got 0",
     "--data.share=1.5": "share must lie between 0 and 1",
-    "--depths=": "depths must be numbers from 1 on",
+    "--sizes=": "sizes: name one or more",
     "--num_seeds=0": "num_seeds must be positive",
     "--asked.shots=20": "exceed the context of 256 tokens",
     "--data.text=/nowhere/x.txt": "/nowhere/x.txt",
@@ -97,4 +97,4 @@ def test_bad_input_is_one_line(tmp_path):
         _, err = process.communicate(timeout=300)
         assert process.returncode in (1, 2) and BAD[flag] in err, flag
         assert err.count("\n") == 1, err
-    assert not list(tmp_path.glob("run/*/depth*"))
+    assert not list(tmp_path.glob("run/*x*"))
