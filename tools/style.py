@@ -43,7 +43,7 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"models", "interop", "losses", "optim", "lora", "data", "metrics", "checkpoint",
-     "checkpoint_stream", "lora_rows", "report"},
+     "checkpoint_stream", "lora_rows", "report", "charts"},
     {"train", "generate", "load", "attention_picture"},
     {"flags", "embed", "rl", "scaling", "evals", "serve"},
 )  # fmt: skip
@@ -53,6 +53,7 @@ MAY_ALSO = {
     "interop": {"models", "lora"},
     "checkpoint_stream": {"checkpoint"},
     "lora_rows": {"lora"},
+    "charts": {"report"},
 }
 MAY_ALSO |= {name: LAYERS[0] for name in LAYERS[0]}
 MAY_ALSO |= {name: LAYERS[1] for name in LAYERS[1]}

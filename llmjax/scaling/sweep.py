@@ -32,13 +32,14 @@ class Run:
 class SweepConfig:
     """Budgets times sizes, within a range of tokens per parameter."""
 
-    budgets: tuple[float, ...] = field((8e11, 2.4e12, 7e12, 2e13), "FLOPs of a run")
+    budgets: tuple[float, ...] = field((5e11, 1.6e12, 5e12, 1.6e13), "FLOPs of a run")
     tokens: tuple[float, ...] = field((), "instead of budgets, tokens: a grid of N x D")
     sizes: tuple[str, ...] = field(
-        ("2x32", "2x48", "2x64", "3x80", "4x96", "5x112", "6x144"),
-        "layers x width; a number alone is the one dial --model.depth",
+        ("3x32", "3x48", "3x64", "3x96", "3x128", "3x192"),
+        "layers x width, or the one dial --model.depth; at two layers, which learn to "
+        "copy late or never, a law of larger models does not hold",
     )
-    min_tokens_per_param: float = field(1.0, "cells with fewer are no part of the grid")
+    min_tokens_per_param: float = field(0.5, "cells with fewer are no part of the grid")
     max_tokens_per_param: float = field(300.0, "nor are those with more")
     repeats: int = field(2, "further seeds of the smallest cell: they tell the noise")
     lr_rule: Literal["swept", "fixed"] = field(
@@ -98,6 +99,11 @@ def shape(size: str, vocab_size: int, context: int) -> ModelConfig:
     )  # fmt: skip
 
 
+def num_params(size: str, vocab_size: int = 256, context: int = 256) -> int:
+    """All parameters of the decoder of a size."""
+    return metrics.count(shape(size, vocab_size, context)).total
+
+
 def model_arguments(size: str, vocab_size: int, context: int) -> list[str]:
     """The flags of experiments/pretrain.py for a size."""
     cfg = shape(size, vocab_size, context)
@@ -137,18 +143,18 @@ def grid(
     }
     cells, gone = [], []
     for target in sorted(cfg.tokens or cfg.budgets):
-        for size, num_params in sorted(counts.items(), key=lambda item: item[1]):
-            tokens = target if cfg.tokens else target / (6 * num_params)
+        for size, num in sorted(counts.items(), key=lambda item: item[1]):
+            tokens = target if cfg.tokens else target / (6 * num)
             num_steps = round(tokens / step_tokens)
-            ratio = num_steps * step_tokens / num_params
+            ratio = num_steps * step_tokens / num
             name = f"{target:.3g}".replace("+", "") + f"_{size}"
             if num_steps < MIN_STEPS:
                 gone.append(f"{name}: {num_steps} steps, fewer than {MIN_STEPS}")
             elif not cfg.min_tokens_per_param <= ratio <= cfg.max_tokens_per_param:
                 gone.append(f"{name}: {ratio:.3g} tokens per parameter")
             else:
-                flops = 6.0 * num_params * num_steps * step_tokens
-                cells.append(Cell(name, size, flops, num_params, num_steps, seed))
+                flops = 6.0 * num * num_steps * step_tokens
+                cells.append(Cell(name, size, flops, num, num_steps, seed))
     if not cells:
         raise ValueError(f"no cell is left of the grid: {'; '.join(gone)}")
     for extra in range(1, cfg.repeats + 1):
