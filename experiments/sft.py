@@ -22,7 +22,7 @@ from llmjax.config import ComputeConfig
 from llmjax.data import chat_corpus
 from llmjax.data.batches import Batches, eval_batches
 from llmjax.evals.answers import Interview
-from llmjax.load import Loaded, chat_template, load
+from llmjax.load import chat_template, load_writer
 from llmjax.models import transformer
 from llmjax.train import outputs, workdir
 from llmjax.train.config import TrainConfig
@@ -44,7 +44,7 @@ def main():
     start_secs = time.perf_counter()
     run, knobs = RUN(), TRAIN()
     folder, mesh = workdir.begin(run)
-    cfg, params, tokenizer = open_model(run.init_from)
+    cfg, params, tokenizer = load_writer(run.init_from)
     corpus = chat_corpus.prepare(DATA(), tokenizer, cfg, chat_template(run.init_from))
     lengths = corpus.train.lengths
     sharding.check_batch(knobs.batch_size, lengths[0], mesh)
@@ -96,18 +96,6 @@ def main():
         outputs.print_table(rows)
         print(f"report: {folder}/report.html")
         print(f"next: python tools/chat.py --model={folder}")
-
-
-def open_model(init_from: str | None) -> Loaded:
-    """The model to tune, which must be able to write, and its tokenizer."""
-    if init_from is None:
-        raise ValueError("--init_from is needed: a model folder, .gguf file or workdir")
-    found = load(init_from)
-    if found.cfg.structure == "encoder":
-        raise ValueError(f"--init_from={init_from} is an encoder, which cannot answer")
-    if found.tokenizer is None:
-        raise ValueError(f"--init_from={init_from}: no tokenizer.json beside the model")
-    return found
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from llmjax.data import chat
 from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.interop import gguf, gguf_file, gguf_vocabulary, hf, peft, peft_config
 from llmjax.lora import LoraConfig
-from llmjax.models import transformer
+from llmjax.models import quantise, transformer
 from llmjax.types import Params
 
 
@@ -46,6 +46,21 @@ def load(path: str | os.PathLike) -> Loaded:
         f"{path}: no model here; give a Hugging Face folder (config.json and "
         "safetensors), a .gguf file, or the workdir of a run"
     )
+
+
+def load_writer(path: str | None) -> Loaded:
+    """The model of --init_from, to be tuned: it must be able to write in some words.
+
+    Raises ValueError for an encoder, and where there is no tokenizer.
+    """
+    if path is None:
+        raise ValueError("--init_from is needed: a model folder, .gguf file or workdir")
+    found = load(path)
+    if found.cfg.structure == "encoder":
+        raise ValueError(f"--init_from={path} is an encoder, which cannot answer")
+    if found.tokenizer is None:
+        raise ValueError(f"--init_from={path}: no tokenizer.json beside the model")
+    return found
 
 
 def chat_template(path: str | os.PathLike) -> str | None:
@@ -99,12 +114,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _as_frozen(params: Params, dtype: str) -> Params:
+    """The base as an adapter beside it knew it, so that both are merged in float32."""
+    params = quantise.narrow(params, dtype)
+    return quantise.narrow(params, "float32") if dtype == "bfloat16" else params
+
+
 def _from_workdir(path: Path) -> Loaded:
     config = _read_config(path)
     cfg = ModelConfig.from_json(config["model"])
     if "lora" in config:  # a run that keeps adapters only, and names their base
         base = load(config["base"])
-        return merge_adapter(path, base)._replace(
+        frozen = _as_frozen(base.params, LoraConfig.from_json(config["lora"]).base)
+        return merge_adapter(path, base._replace(params=frozen))._replace(
             tokenizer=read_tokenizer(path, cfg) or base.tokenizer
         )
     abstract = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))

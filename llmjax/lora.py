@@ -11,7 +11,7 @@ import dataclasses
 import fnmatch
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -21,7 +21,7 @@ from llmjax import dims
 from llmjax.config import field
 from llmjax.ops import adapter, linear, quant
 from llmjax.ops.adapter import Adapted, Dropout
-from llmjax.types import Key, Params
+from llmjax.types import Batch, Key, Params
 
 MATRICES = (*linear.MATRICES, "head_DO", "embed_VD")
 
@@ -43,6 +43,9 @@ class LoraConfig:
     dora: bool = field(False, "DoRA: also learn the length of each output's weights")
     bias: Literal["none", "lora_only", "all"] = field(
         "none", "also train the biases of the adapted matrices, or all there are"
+    )
+    base: Literal["float32", "bfloat16", "int8", "nf4"] = field(
+        "float32", "what the frozen matrices are held in; nf4 is QLoRA's"
     )
     share_qkv: bool = field(
         False, "q, k and v share what they read, as where they are one matrix (GPT-2)"
@@ -130,6 +133,18 @@ def join(
     key: for dropout, each layer its own; None where nothing is dropped.
     """
     return union(base, ready(cfg, adapters, key))
+
+
+def beside(loss_fn: Callable, cfg: LoraConfig) -> Callable:
+    """loss(adapters, batch, key, base): what `loss_fn` is of the two joined.
+
+    It makes any loss one of adapters, for `make_step(..., frozen=base)`.
+    """
+
+    def loss(adapters: Params, batch: Batch, key: Key | None, base: Params):
+        return loss_fn(join(base, adapters, cfg, key), batch, key)
+
+    return loss
 
 
 def merge(base: Params, adapters: Params, cfg: LoraConfig) -> Params:
