@@ -2,13 +2,13 @@
 
     python experiments/emergent_arithmetic.py                   # 2 CPU cores
     python experiments/emergent_arithmetic.py --workdir=runs/more --num_steps=8000 \
-        --sizes=3x96,4x128
+        --sizes=3x64,3x128
 
-Decoders of several sizes learn from as many tokens each, half of them the source code
-of Python's standard library, half sums and differences; then they are asked some that
-were held out, after a few solved ones. Right answers, the log-likelihood of these, and
-their single digits are plotted side by side, over parameters, FLOPs and shots. Numbers
-of one digit more than are learned are asked too, to see that this does not follow.
+Decoders of several sizes learn from as many tokens each, a fifth of them the source
+code of Python's standard library, the others sums and differences; then they are asked
+some that were held out, after a few solved ones. Right answers, their log-likelihood
+and their single digits are plotted side by side, over parameters, FLOPs and shots.
+Numbers of one digit more than any learned are asked too, to see that this fails.
 
 Each model is a run of experiments/pretrain.py in a process of its own. Killed and
 started again in its workdir, the experiment goes on where it stopped.
@@ -40,10 +40,10 @@ class SweepConfig:
 
     workdir: str = field("runs/arithmetic", "where everything is written, and resumed")
     sizes: tuple[str, ...] = field(
-        ("3x32", "3x48", "3x64", "3x96"), "layers x width of the models"
+        ("3x16", "3x32", "3x48", "3x64", "3x96"), "layers x width of the models"
     )
     num_seeds: int = field(3, "models of each size")
-    num_steps: int = field(4000, "of each")
+    num_steps: int = field(2500, "of each")
     batch_size: int = field(8, "rows of 256 tokens in a step")
     parallel: int = field(2, "runs at a time, each on its share of the cores")
     flags: str = field("", "more flags for pretrain.py, such as '--optim.lr=1e-2'")
@@ -67,10 +67,10 @@ def main():
     folder = workdir.open_workdir(cfg.workdir).resolve()
     names = ("num_steps", "batch_size", "flags")
     settings = {name: getattr(cfg, name) for name in names} | {"data": data}
-    folders.check_settings(folder, settings)
+    with folders.under_settings(folder, settings):
+        rows = cfg.num_steps * cfg.batch_size
+        source = arithmetic.prepare(data, folder / "data", rows)
     flags.save(folder)
-    rows = cfg.num_steps * cfg.batch_size
-    source = arithmetic.prepare(data, folder / "data", rows)
 
     # The longest first, so that all cores end together.
     sizes = sorted(set(cfg.sizes), key=sweep.num_params, reverse=True)

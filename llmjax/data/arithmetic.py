@@ -1,12 +1,13 @@
 """Sums and differences as text, to learn from and, never among these, to be asked.
 
 A document is a dozen problems of one kind, a line each. The kind is one operation, one
-number of digits and one order of the answer's digits: plain, as people write, or
-reversed, least significant digit first, which is the order in which carries are known
-(Lee et al., Teaching Arithmetic to Small Transformers, 2023).
+number of digits and one order of digits: plain, as people write, or reversed, in all
+three numbers, with the least significant digit first. That is the order in which
+carries are known (Lee et al., Teaching Arithmetic to Small Transformers, 2023), and
+digits of the same weight are as far apart everywhere in a line.
 
-    47+85=132           47+85=231
-    60+21=81            60+21=18
+    47+85=132           74+58=231
+    60-21=39            06-12=93
 
 Nothing but the lines before says which order a document is in: asked for the first
 line, a model can only guess.
@@ -116,16 +117,17 @@ def problems(
 
 def is_held_out(operation: str, a: int, b: int) -> bool:
     """Whether a problem is asked and never learned: in neither order of its numbers,
-    and in neither order of its answer's digits."""
+    and in neither order of their digits."""
     key = f"{min(a, b)}{operation}{max(a, b)}"
     return rank(key) < HELD_OUT_FRACTION
 
 
 def write(kind: Kind, a: int, b: int) -> Problem:
     """The problem of these two numbers."""
-    answer = str(a + b if kind.operation == "+" else a - b)
-    answer = answer[::-1] if kind.order == "reversed" else answer
-    return Problem(f"{a}{kind.operation}{b}=", f"{answer}\n")
+    numbers = map(str, (a, b, a + b if kind.operation == "+" else a - b))
+    step = -1 if kind.order == "reversed" else 1
+    first, second, answer = (number[::step] for number in numbers)
+    return Problem(f"{first}{kind.operation}{second}=", f"{answer}\n")
 
 
 def endless(kind: Kind, seed: int, num_unique: int = 0) -> Iterator[Problem]:

@@ -10,16 +10,20 @@ from llmjax.data import arithmetic
 from llmjax.data.arithmetic import ORDERS, Kind, MixConfig
 
 
-def solve(question, order):
-    """Python's answer to "47+85=", in the digits of an order."""
-    answer = str(eval(question.removesuffix("=")))  # no leading zeros here
-    return answer if order == "plain" else answer[::-1]
-
-
-def parts_of(line):
+def parts_of(line, order="plain"):
+    """("47", "+", "85", "132") of "47+85=132", or, reversed, of "74+58=231"."""
     question, answer = line.split("=")
     a, b = question.replace("-", "+").split("+")
-    return a, "-" if "-" in question else "+", b, answer
+    step = 1 if order == "plain" else -1
+    sign = "-" if "-" in question else "+"
+    return a[::step], sign, b[::step], answer[::step]
+
+
+def solve(question, order):
+    """Python's answer to "47+85=", in the digits of an order."""
+    a, sign, b, _ = parts_of(question, order)
+    answer = str(int(a) + int(b) if sign == "+" else int(a) - int(b))
+    return answer if order == "plain" else answer[::-1]
 
 
 def test_by_hand():
@@ -29,9 +33,10 @@ def test_by_hand():
         for order in ("plain", "reversed")
     ]
     assert texts == [
-        ("60+25=", "85\n"), ("60+25=", "58\n"), ("60-25=", "35\n"), ("60-25=", "53\n")
+        ("60+25=", "85\n"), ("06+52=", "58\n"), ("60-25=", "35\n"), ("06-52=", "53\n")
     ]  # fmt: skip
-    assert arithmetic.write(Kind("+", "reversed", 3), 500, 500).answer == "0001\n"
+    carried = arithmetic.write(Kind("+", "reversed", 3), 500, 500)
+    assert carried == ("005+005=", "0001\n")
     assert str(Kind("-", "reversed", 3)) == "3-digit - reversed"
 
 
@@ -40,7 +45,7 @@ def test_every_problem_is_right_and_of_its_kind(kind):
     for held_out in (False, True):
         some = arithmetic.problems(kind, held_out=held_out, seed=3)
         for question, answer in itertools.islice(some, 300):
-            a, sign, b, _ = parts_of(question)
+            a, sign, b, _ = parts_of(question, kind.order)
             assert sign == kind.operation and len(a) == len(b) == kind.num_digits
             assert answer == solve(question, kind.order) + "\n"
             assert sign == "+" or int(a) >= int(b)
@@ -49,10 +54,11 @@ def test_every_problem_is_right_and_of_its_kind(kind):
 @pytest.mark.parametrize("sign", ["+", "-"])
 def test_the_two_sides_are_all_problems_and_share_none(sign):
     sides = [
-        [p.question for p in arithmetic.problems(kind, held_out=held_out, seed=seed)]
+        ["{}{}{}=".format(*parts_of(p.question, kind.order))
+         for p in arithmetic.problems(kind, held_out=held_out, seed=seed)]
         for kind in (Kind(sign, "plain", 2), Kind(sign, "reversed", 2))
         for held_out, seed in ((False, 0), (True, 1))
-    ]
+    ]  # fmt: skip
     learned, asked, *reversed_ones = map(set, sides)
     assert [learned, asked] == reversed_ones  # the order of digits leaks nothing
     assert all(len(set(side)) == len(side) for side in sides)
@@ -84,8 +90,11 @@ def test_documents_are_of_one_kind_and_hold_out():
         for a, _, b, answer in parts:
             question = f"{a}{sign}{b}="
             orders &= {o for o in ORDERS if answer == solve(question, o)}
-            assert not arithmetic.is_held_out(sign, int(a), int(b))
-        assert orders  # one of the two, unless all answers have a single digit
+        assert orders  # one of the two, unless all numbers have a single digit
+        for order in orders:
+            for line in text.splitlines():
+                a, _, b, _ = parts_of(line, order)
+                assert not arithmetic.is_held_out(sign, int(a), int(b))
         assert not any(
             (Kind(sign, order, num_digits), f"{a}{sign}{b}=") in asked
             for a, _, b, _ in parts for order in orders
@@ -126,8 +135,10 @@ def test_prompts_begin_as_documents_do():
         *shots, question = prompt.split("\n")
         assert len(shots) == 8 and answer == solve(question, "reversed") + "\n"
         for shot in shots:
-            a, sign, b, found = parts_of(shot)
-            assert found == solve(f"{a}+{b}=", "reversed")
+            assert shot.partition("=")[2] == solve(
+                shot[: shot.index("=") + 1], "reversed"
+            )
+            a, sign, b, _ = parts_of(shot, "reversed")
             assert not arithmetic.is_held_out(sign, int(a), int(b))
         lines |= set(shots)
     assert len(lines) == 400  # every prompt has shots of its own
