@@ -6,6 +6,7 @@
     python tools/bench.py startup                     # process start to the first step
     python tools/bench.py decode --configs=b,c        # new tokens, with a cache
     python tools/bench.py serve --configs=smollm2     # several requests at once
+    python tools/bench.py tune --configs=smollm2      # LoRA beside full fine-tuning
 
 Every program is a process of its own that steps while the others wait. A ratio is the
 median over rounds of its time over ours in the same round: above 1, llmjax is faster.
@@ -17,6 +18,7 @@ import sys
 
 import bench_decode
 import bench_serve
+import bench_tune
 from absl import flags as absl_flags
 from bench_turns import ROUNDS, TORCH, Worker, has, missing_torch, paired_ratio, show
 
@@ -37,11 +39,13 @@ MAX_LOSS_GAP = {
     False: 2e-2,
 }  # by whether we are on a CPU: float32, bfloat16
 
-COMMAND = absl_flags.DEFINE_string("command", "train", "train, startup, decode, serve")
+COMMAND = absl_flags.DEFINE_string(
+    "command", "train", "train, startup, decode, serve, tune"
+)
 SIZES = absl_flags.DEFINE_list(
     "configs",
     [],
-    f"of {', '.join(CONFIGS)}; to decode or serve of {', '.join(bench_decode.MODELS)}",
+    f"to train of {', '.join(CONFIGS)}; else of {', '.join(bench_decode.MODELS)}",
 )
 BASELINES = absl_flags.DEFINE_list(
     "baselines", list(TORCH_PROGRAMS), "what to compare training with"
@@ -168,6 +172,7 @@ COMMANDS = {
     "startup": (startup, CONFIGS, ("a", "b", "c")),
     "decode": (bench_decode.decode, bench_decode.MODELS, ("b", "c", "smollm2")),
     "serve": (bench_serve.serve, bench_decode.MODELS, ("b", "c", "smollm2")),
+    "tune": (bench_tune.tune, bench_decode.MODELS, ("b", "smollm2")),
 }
 
 if __name__ == "__main__":
