@@ -49,9 +49,9 @@ def main():
     home = workdir.open_workdir(run.workdir)
     settings = {name: getattr(run, name) for name in ("mesh", "seed", "context")}
     settings |= dict(data=DATA(), optim=OPTIM(), train=TRAIN(), lr_rule=cfg.lr_rule)
-    folder.check_settings(home, settings)
+    with folder.under_settings(home, settings):
+        vocab_size = folder.tokenize(DATA(), home)
     flags.save(home)
-    vocab_size = folder.tokenize(DATA(), home)
     step_tokens = TRAIN().batch_size * run.context
     cells, gone = sweep.grid(cfg, vocab_size, run.context, step_tokens, run.seed)
     trials = sweep.trials(cells, cfg, OPTIM().lr)

@@ -26,12 +26,14 @@ class Series(NamedTuple):
     """One curve, without the points that are not finite, or have no logarithm.
 
     style: `smooth` draws the points faintly and their running mean on top.
+    spans: the interval around each point, if any.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
     style: Literal["line", "smooth", "marks", "dots", "dashed"] = "line"
+    spans: Sequence[tuple[float, float]] = ()
 
 
 def write(
@@ -104,7 +106,8 @@ def line_chart(
     """The curves over common axes; `rules` are horizontal lines to compare with."""
     rules = rules or {}
     clean = [one._replace(**_clean(one, log_x, log_y)) for one in series]
-    all_y = [y for one in clean for y in one.y] + list(rules.values())
+    all_y = [y for one in clean for y in (*one.y, *itertools.chain(*one.spans))]
+    all_y += rules.values()
     x_axis = _Axis.fit([x for one in clean for x in one.x], log_x, LEFT, WIDTH - RIGHT)
     y_axis = _Axis.fit(all_y, log_y, HEIGHT - BOTTOM, TOP)
     parts = [_grid(x_axis, y_axis, x_label, y_label)]
@@ -173,16 +176,17 @@ def _log_ticks(low: float, high: float, num: int) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def _clean(one: Series, log_x: bool, log_y: bool) -> dict[str, list[float]]:
+def _clean(one: Series, log_x: bool, log_y: bool) -> dict[str, list]:
     """The points that can be drawn, thinned to what can be seen."""
     points = [
-        (float(x), float(y))
-        for x, y in zip(one.x, one.y, strict=True)
+        (float(x), float(y), span)
+        for x, y, span in zip(one.x, one.y, one.spans or [()] * len(one.x), strict=True)
         if y is not None and math.isfinite(x) and math.isfinite(y)
         if (x > 0 or not log_x) and (y > 0 or not log_y)
     ]
     points = points[:: -(-len(points) // MAX_POINTS) or 1]
-    return {"x": [x for x, _ in points], "y": [y for _, y in points]}
+    xs, ys, spans = map(list, zip(*points, strict=True)) if points else ([], [], [])
+    return {"x": xs, "y": ys, "spans": spans if one.spans else []}
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -235,7 +239,10 @@ def _curve(one: Series, color: int, x_axis: _Axis, y_axis: _Axis) -> str:
         for x, y in zip(one.x, one.y, strict=True)
         if one.style in ("marks", "dots")
     )
-    lines = ""
+    lines = "".join(
+        f'<path class="span" d="M{x_axis(x)} {y_axis(low)}V{y_axis(high)}"/>'
+        for x, (low, high) in zip(one.x, one.spans, strict=False)
+    )
     if one.style == "smooth":
         lines += f'<path class="faint" d="{_path(one.x, one.y, x_axis, y_axis)}"/>'
         lines += f'<path d="{_path(one.x, smooth(one.y), x_axis, y_axis)}"/>'

@@ -211,3 +211,13 @@ def test_table_and_settings_hold_what_they_are_given():
         "seed",
     ]
     assert re.findall(r"<dd>(.*?)</dd>", page) == ["64", "10,000", "0"]
+
+
+def test_spans_are_drawn_on_the_axis_and_make_room():
+    """Of a point at 0.5 with the interval 0 to 1, the bar's middle is the point."""
+    one = Series("a", [1, 2], [0.5, None], "marks", [(0.0, 1.0), (0.0, 9.0)])
+    chart = report.line_chart([one], x_label="x", y_label="y")
+    [(low, high)] = re.findall(r'class="span" d="M[\d.]+ ([\d.]+)V([\d.]+)"', chart)
+    [middle] = re.findall(r'cy="([\d.]+)"', chart)
+    assert float(low) > float(middle) > float(high) > report.TOP
+    assert float(middle) == pytest.approx((float(low) + float(high)) / 2, abs=0.1)

@@ -43,13 +43,14 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"models", "interop", "losses", "optim", "lora", "data", "metrics", "checkpoint",
-     "checkpoint_stream", "report"},
+     "checkpoint_stream", "report", "charts"},
     {"train", "generate", "load", "attention_picture"},
     {"flags", "embed", "rl", "scaling", "evals", "serve"},
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # Beside those: the parts of the two lowest layers know each other.
-MAY_ALSO = {"interop": {"models"}, "checkpoint_stream": {"checkpoint"}}
+MAY_ALSO = {"interop": {"models"}, "checkpoint_stream": {"checkpoint"},
+            "charts": {"report"}}  # fmt: skip
 MAY_ALSO |= {name: LAYERS[0] for name in LAYERS[0]}
 MAY_ALSO |= {name: LAYERS[1] for name in LAYERS[1]}
 # These are handed a `Model` or a loss.

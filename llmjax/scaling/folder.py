@@ -1,8 +1,10 @@
 """The folder of a sweep: its tokens, its settings, and what its runs came to."""
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,16 @@ def tokenize(cfg: corpus.TextConfig, folder: Path) -> int:
     return load_tokenizer(folder / "data" / "tokenizer.json").vocab_size
 
 
-def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def under_settings(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     """Raises ValueError if the runs in the folder were made under other settings.
 
-    Budgets and sizes are none of them: a grid may grow.
+    Budgets and sizes are none of them: a grid may grow. Inside, the data are made
+    ready; a new folder whose data turn out bad is left without settings or data.
     """
     path, settings = folder / "settings.json", as_json(settings)
-    if not path.exists():
+    is_new = not path.exists()
+    if is_new:
         write_json(path, settings)
     lines = checkpoint.compare_config(json.loads(path.read_text()), settings)
     if lines:
@@ -36,6 +41,13 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder} holds a sweep with other settings; name another --workdir: "
             + "; ".join(lines)
         )
+    try:
+        yield
+    except (ValueError, OSError):
+        if is_new:
+            path.unlink()
+            shutil.rmtree(folder / "data", ignore_errors=True)
+        raise
 
 
 def losses(cells: Sequence[Cell], folder: Path) -> dict[str, float]:

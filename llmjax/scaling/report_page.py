@@ -1,16 +1,16 @@
 """What a person reads of a fit: the table, report.html and the same charts as PNGs."""
 
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from llmjax import report
+from llmjax.charts import Chart, section, write_pngs
 from llmjax.report import Series
 from llmjax.scaling import compute, isoflop
 from llmjax.scaling import law as laws
@@ -19,18 +19,7 @@ from llmjax.train import workdir
 
 MAX_VALLEYS = 5
 MAX_NAMED = 4  # budgets left out, in a sentence
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 PARAMETERS = ("E", "A", "B", "alpha", "beta", "R_D", "R_N")
-
-
-class Chart(NamedTuple):
-    """Curves over common axes, with what to say about them."""
-
-    title: str
-    series: list[Series]
-    x_label: str
-    y_label: str
-    log_y: bool = False
 
 
 def table(fit: dict[str, Any]) -> list[dict[str, str]]:
@@ -226,10 +215,7 @@ def write(
     workdir.write_json(folder / "fit.json", finite(fit))
     drawn = charts(runs, fit) | dict(more_charts)
     sections = [("Fit", report.table(table(fit)) + report.key_values(sentences(fit)))]
-    for chart in drawn.values():
-        sections.append((chart.title, report.line_chart(
-            chart.series, x_label=chart.x_label, y_label=chart.y_label, log_x=True,
-            log_y=chart.log_y)))  # fmt: skip
+    sections += map(section, drawn.values())
     if fit.get("plan"):
         target = fit["plan"]["target_flops"]
         for name, aim in (("loss", "the loss"), ("N", "N*")):
@@ -267,32 +253,6 @@ def show(fit: dict[str, Any]) -> None:
     for name, text in sentences(fit).items():
         console.print(f"{name}: {text}", markup=False)
     console.print(shown)
-
-
-def write_pngs(folder: pathlib.Path, drawn: dict[str, Chart]) -> list[str]:
-    """The charts as PNGs, if matplotlib is there."""
-    try:
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-    except ImportError:
-        print("no PNGs: they need matplotlib, pip install llmjax[plot]")
-        return []
-    for name, chart in drawn.items():
-        figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
-        matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        for index, one in enumerate(chart.series):
-            look = {"marks": "o-", "dots": "o", "dashed": "--"}.get(one.style, "-")
-            color = COLORS[index % len(COLORS)]
-            axes.plot(one.x, one.y, look, color=color, label=one.name, markersize=4)
-        axes.set(xscale="log", xlabel=chart.x_label, ylabel=chart.y_label)
-        axes.set_yscale("log" if chart.log_y else "linear")
-        axes.set_title(chart.title, loc="left")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
-        figure.savefig(folder / f"{name}.tmp", dpi=150, format="png")
-        os.replace(folder / f"{name}.tmp", folder / f"{name}.png")
-    return [f"{name}.png" for name in drawn]
 
 
 def number(value: float | None) -> str:

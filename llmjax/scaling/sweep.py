@@ -99,6 +99,11 @@ def shape(size: str, vocab_size: int, context: int) -> ModelConfig:
     )  # fmt: skip
 
 
+def num_params(size: str, vocab_size: int = 256, context: int = 256) -> int:
+    """All parameters of the decoder of a size."""
+    return metrics.count(shape(size, vocab_size, context)).total
+
+
 def model_arguments(size: str, vocab_size: int, context: int) -> list[str]:
     """The flags of experiments/pretrain.py for a size."""
     cfg = shape(size, vocab_size, context)
@@ -138,18 +143,18 @@ def grid(
     }
     cells, gone = [], []
     for target in sorted(cfg.tokens or cfg.budgets):
-        for size, num_params in sorted(counts.items(), key=lambda item: item[1]):
-            tokens = target if cfg.tokens else target / (6 * num_params)
+        for size, num in sorted(counts.items(), key=lambda item: item[1]):
+            tokens = target if cfg.tokens else target / (6 * num)
             num_steps = round(tokens / step_tokens)
-            ratio = num_steps * step_tokens / num_params
+            ratio = num_steps * step_tokens / num
             name = f"{target:.3g}".replace("+", "") + f"_{size}"
             if num_steps < MIN_STEPS:
                 gone.append(f"{name}: {num_steps} steps, fewer than {MIN_STEPS}")
             elif not cfg.min_tokens_per_param <= ratio <= cfg.max_tokens_per_param:
                 gone.append(f"{name}: {ratio:.3g} tokens per parameter")
             else:
-                flops = 6.0 * num_params * num_steps * step_tokens
-                cells.append(Cell(name, size, flops, num_params, num_steps, seed))
+                flops = 6.0 * num * num_steps * step_tokens
+                cells.append(Cell(name, size, flops, num, num_steps, seed))
     if not cells:
         raise ValueError(f"no cell is left of the grid: {'; '.join(gone)}")
     for extra in range(1, cfg.repeats + 1):

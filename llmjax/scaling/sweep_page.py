@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from llmjax import report
+from llmjax.charts import Chart
 from llmjax.report import Series
 from llmjax.scaling import folder as folders
 from llmjax.scaling import isoflop, report_page
 from llmjax.scaling.costs import Cost, total_secs
 from llmjax.scaling.jobs import Job, Outcome
 from llmjax.scaling.rates import Rule
-from llmjax.scaling.report_page import Chart
 from llmjax.scaling.sweep import Cell
 from llmjax.train.workdir import write_json
 
