@@ -147,3 +147,5 @@ def test_bad_flags_are_explained(tmp_path, source, flag, code, message):
     done = run(tmp_path, "--lr_rule=fixed", source, *flag.split())
     assert done[0] == code and message in done[2], done
     assert not list(tmp_path.glob("cells/*/summary.json"))
+    if "source" in flag:  # nor is the folder tied to a text that there is not
+        assert not (tmp_path / "settings.json").exists()
