@@ -247,12 +247,13 @@ def show(fit: dict[str, Any]) -> None:
     rows = table(fit)
     console = Console(highlight=False, soft_wrap=True)
     shown = Table(*dict.fromkeys(key for row in rows for key in row), box=None)
-    shown.columns[0].no_wrap = True
     for row in rows:
         shown.add_row(*(row.get(column.header, "") for column in shown.columns))
     for name, text in sentences(fit).items():
         console.print(f"{name}: {text}", markup=False)
-    console.print(shown)
+    if rows:  # none of a design that identifies nothing
+        shown.columns[0].no_wrap = True
+        console.print(shown)
 
 
 def number(value: float | None) -> str:
