@@ -91,11 +91,12 @@ def main():
             ("Conversations", report.table(corpus.tally.rows())),
             ("Tokens to learn", report.figures(corpus.counts._asdict())),
         ]
-        summary = record.summary() | {"secs": time.perf_counter() - start_secs}
+        num_trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        secs = time.perf_counter() - start_secs
+        summary = record.summary() | {"num_trained": num_trained, "secs": secs}
         outputs.write(folder, "Conversations", config, record, summary, sections)
         outputs.print_table(rows)
-        print(f"report: {folder}/report.html")
-        print(f"next: python tools/chat.py --model={folder}")
+        print(f"report: {folder}/report.html; python tools/chat.py --model={folder}")
 
 
 if __name__ == "__main__":
