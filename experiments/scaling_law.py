@@ -2,8 +2,8 @@
 
     python experiments/scaling_law.py                        # 2 CPU cores
     python experiments/scaling_law.py --preset=miniseries    # one dial, --model.depth
-    python experiments/scaling_law.py --preset=gpu --parallel=1 --data.source=WEB
-    python experiments/scaling_law.py --preset=gpu --launch=slurm --slurm=--gres=gpu:1
+    python experiments/scaling_law.py --preset=gpu --parallel=1 --context=512 \
+        --data.source=WEB                   # --launch=slurm --slurm=--gres=gpu:1
 
 Each cell is a run of experiments/pretrain.py in a process of its own. A sweep that is
 killed and started again in its workdir goes on where it stopped.
@@ -39,7 +39,7 @@ DATA = flags.define("data", corpus.TextConfig(vocab_size=512))
 OPTIM = flags.define(
     "optim", optim.OptimConfig(lr=1.2e-2, adam_lr_ratio=4.0, schedule="cosine")
 )
-TRAIN = flags.define("train", TrainConfig(eval_every=0))
+TRAIN = flags.define("train", TrainConfig(batch_size=32, eval_every=0))
 FIT = flags.define("fit", analysis.Options())
 
 
