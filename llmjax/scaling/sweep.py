@@ -18,7 +18,11 @@ class Run:
     workdir: str = field("runs/scaling_law", "where everything is written, and resumed")
     mesh: str = field("data=-1", "of each cell: devices by axis")
     seed: int = field(0, "of the first run of each cell")
-    context: int = field(256, "tokens of a row")
+    context: int = field(
+        64,
+        "tokens of a row; in long ones small models begin to copy at a moment that "
+        "varies, which bends the law: 256 and more are for larger budgets",
+    )
     parallel: int = field(2, "cells at a time, each on its share of the cores")
     max_hours: float = field(0.0, "a plan that takes longer is refused; 0: none is")
     launch: Literal["run", "print", "slurm", "none"] = field(
