@@ -44,8 +44,11 @@ def main():
     sets = instructions.asked(data)
     folders.check_settings(folder, settings)
     flags.save(folder)
-    base = Path(cfg.base).expanduser() if cfg.base else folder / "base"
+    base = Path(cfg.base).expanduser()
+    if not base.exists():
+        raise FileNotFoundError(f"--base={cfg.base}: no such file or folder")
     if not cfg.base:
+        base = folder / "base"
         instructions.write_text(folder / "text.jsonl", data)
         failed = jobs.run([base_job(base, folder / "text.jsonl")], 1)
         if failed:

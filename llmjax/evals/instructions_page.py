@@ -64,6 +64,9 @@ def write(
     arms: the base, then from few clusters to many. failed: {run: why}.
     """
     gone = {f"FAILED {name}": why for name, why in failed.items()}
+    if not tuned(arms):
+        reasons = (f"{name}: {why}" for name, why in failed.items())
+        raise ValueError(f"no model was tuned: {'; '.join(reasons)}")
     found = lines(arms, sets)
     said, drawn = verdicts(arms, found), make_charts(arms, found)
     shares = [line._asdict() for line in found]
