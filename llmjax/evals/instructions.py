@@ -60,33 +60,38 @@ def ask(
     sets: Mapping[str, Sequence[Example]],
 ) -> Said:
     """The likeliest answers to all questions, with and without their instructions."""
+    examples = [example for some in sets.values() for example in some]
+    # A right answer with its end; whatever is longer is wrong.
+    longest = max(len(tokenizer.encode(example.answer)) for example in examples) + 2
+    questions = [
+        example.question(told)
+        for some in sets.values()
+        for told in TOLD.values()
+        for example in some
+    ]
+    said = iter(
+        _answer(model, params, tokenizer, template, context, questions, longest)
+    )
     return {
-        name: {
-            word: _ask(model, params, tokenizer, template, context, examples, told)
-            for word, told in TOLD.items()
-        }
-        for name, examples in sets.items()
+        name: {word: [next(said) for _ in some] for word in TOLD}
+        for name, some in sets.items()
     }
 
 
-def _ask(
-    model, params, tokenizer, template, context, examples: Sequence[Example], told: bool
+def _answer(
+    model, params, tokenizer, template, context, questions: Sequence[str], longest: int
 ) -> list[str]:
     prompts = [
-        chat.prompt_ids(
-            tokenizer, template, [{"role": "user", "content": example.question(told)}]
-        )
-        for example in examples
+        chat.prompt_ids(tokenizer, template, [{"role": "user", "content": question}])
+        for question in questions
     ]
-    # A right answer with its end; whatever is longer is wrong.
-    longest = max(len(tokenizer.encode(example.answer)) for example in examples)
-    found, stop_ids = [""] * len(examples), chat.stop_ids(tokenizer, template)
+    found, stop_ids = [""] * len(prompts), chat.stop_ids(tokenizer, template)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for first in range(0, len(order), BATCH_SIZE):
         part = order[first : first + BATCH_SIZE]
         rows = [*part, *part[:1] * (BATCH_SIZE - len(part))]  # of one shape
         said = generate(
-            model, params, [prompts[row] for row in rows], max_new_tokens=longest + 2,
+            model, params, [prompts[row] for row in rows], max_new_tokens=longest,
             context=context, stop_ids=stop_ids,
         )  # fmt: skip
         for row, ids in zip(part, said[: len(part)], strict=True):
