@@ -92,10 +92,10 @@ MORE_BY_HAND = [
 # What inputs of each kind look like.
 SHAPES = {
     "letters": r"[a-p]( [a-p]){3,5}",
-    "numbers": r"([1-9]|1\d|20)( ([1-9]|1\d|20)){2,4}",
-    "truths": r"(true|false)( (true|false)){4,7}",
-    "table and key": r"[a-p] \d(, [a-p] \d){2,3} ; [a-p]",
-    "table and value": r"[a-p] \d(, [a-p] \d){2,3} ; \d",
+    "numbers": r"([1-9]|1[0-2])( ([1-9]|1[0-2])){2,4}",
+    "truths": r"(true|false)( (true|false)){3,6}",
+    "table and key": r"[a-p] \d(, [a-p] \d){2} ; [a-p]",
+    "table and value": r"[a-p] \d(, [a-p] \d){2} ; \d",
     "two lists": r"[a-p]( [a-p]){3} \| [a-p]( [a-p]){3}",
     "series": r"\d+( \d+){3}",
     "cycle": r"[a-p]( [a-p]){6,7}",
