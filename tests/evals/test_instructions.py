@@ -150,6 +150,10 @@ def test_bars_that_are_met_and_missed(tmp_path):
     line = found["shares"][1]
     assert line["told"]["4 clusters"]["seeds"] == [0.5, 0.5]
     assert line["untold"]["12 clusters, never told"]["mean"] == 0.5
+    told, untold = (page.table(arms, page.lines(arms, SETS), told) for told in (1, 0))
+    assert told[1]["12 clusters"].startswith("100.0 (100.0 to 100.0)")
+    assert untold[1]["12 clusters"].startswith("0.0")
+    assert untold[1]["12 clusters, never told"].startswith("50.0")
     text = (tmp_path / "report.html").read_text()
     for word in ("FAILED 12_seed2", "never told", "nothing", "swap_ends", "before"):
         assert word in text
