@@ -29,7 +29,7 @@ from llmjax.scaling import jobs, sweep
 from llmjax.train import workdir
 
 CONTEXT, VOCAB_SIZE = 256, 1024
-TUNED = ("--optim.name=muon", "--optim.lr=5e-3", "--optim.adam_lr_ratio=1")
+TUNED = ("--optim.name=muon", "--optim.lr=1e-2", "--optim.adam_lr_ratio=1")
 
 
 TUNE = flags.define("", asking.TuneConfig())
@@ -44,8 +44,11 @@ def main():
     sets = instructions.asked(data)
     folders.check_settings(folder, settings)
     flags.save(folder)
-    base = Path(cfg.base).expanduser() if cfg.base else folder / "base"
+    base = Path(cfg.base).expanduser().resolve()
+    if not base.exists():
+        raise FileNotFoundError(f"--base={cfg.base}: no such file or folder")
     if not cfg.base:
+        base = folder / "base"
         instructions.write_text(folder / "text.jsonl", data)
         failed = jobs.run([base_job(base, folder / "text.jsonl")], 1)
         if failed:

@@ -27,10 +27,10 @@ class TuneConfig:
     clusters: tuple[int, ...] = field((4, 8, 12), "of tasks that a model is tuned on")
     num_seeds: int = field(3, "models tuned on as many clusters")
     num_untold: int = field(1, "models of the most clusters, never told what to do")
-    num_steps: int = field(1500, "of tuning")
+    num_steps: int = field(1200, "of tuning")
     batch_size: int = field(16, "rows of 256 tokens in a step")
-    size: str = field("3x128", "layers x width of the base that is made")
-    base_steps: int = field(800, "that it is made in")
+    size: str = field("3x64", "layers x width of the base that is made")
+    base_steps: int = field(300, "that it is made in")
     parallel: int = field(2, "runs at a time, each on its share of the cores")
     flags: str = field("", "more flags for sft.py or lora.py: '--optim.lr=1e-3'")
 
@@ -60,33 +60,38 @@ def ask(
     sets: Mapping[str, Sequence[Example]],
 ) -> Said:
     """The likeliest answers to all questions, with and without their instructions."""
+    examples = [example for some in sets.values() for example in some]
+    # A right answer with its end; whatever is longer is wrong.
+    longest = max(len(tokenizer.encode(example.answer)) for example in examples) + 2
+    questions = [
+        example.question(told)
+        for some in sets.values()
+        for told in TOLD.values()
+        for example in some
+    ]
+    said = iter(
+        _answer(model, params, tokenizer, template, context, questions, longest)
+    )
     return {
-        name: {
-            word: _ask(model, params, tokenizer, template, context, examples, told)
-            for word, told in TOLD.items()
-        }
-        for name, examples in sets.items()
+        name: {word: [next(said) for _ in some] for word in TOLD}
+        for name, some in sets.items()
     }
 
 
-def _ask(
-    model, params, tokenizer, template, context, examples: Sequence[Example], told: bool
+def _answer(
+    model, params, tokenizer, template, context, questions: Sequence[str], longest: int
 ) -> list[str]:
     prompts = [
-        chat.prompt_ids(
-            tokenizer, template, [{"role": "user", "content": example.question(told)}]
-        )
-        for example in examples
+        chat.prompt_ids(tokenizer, template, [{"role": "user", "content": question}])
+        for question in questions
     ]
-    # A right answer with its end; whatever is longer is wrong.
-    longest = max(len(tokenizer.encode(example.answer)) for example in examples)
-    found, stop_ids = [""] * len(examples), chat.stop_ids(tokenizer, template)
+    found, stop_ids = [""] * len(prompts), chat.stop_ids(tokenizer, template)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for first in range(0, len(order), BATCH_SIZE):
         part = order[first : first + BATCH_SIZE]
         rows = [*part, *part[:1] * (BATCH_SIZE - len(part))]  # of one shape
         said = generate(
-            model, params, [prompts[row] for row in rows], max_new_tokens=longest + 2,
+            model, params, [prompts[row] for row in rows], max_new_tokens=longest,
             context=context, stop_ids=stop_ids,
         )  # fmt: skip
         for row, ids in zip(part, said[: len(part)], strict=True):

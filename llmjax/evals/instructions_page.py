@@ -64,8 +64,12 @@ def write(
     arms: the base, then from few clusters to many. failed: {run: why}.
     """
     gone = {f"FAILED {name}": why for name, why in failed.items()}
+    if not tuned(arms):
+        reasons = (f"{name}: {why}" for name, why in failed.items())
+        raise ValueError(f"no model was tuned: {'; '.join(reasons)}")
     found = lines(arms, sets)
-    said, drawn = verdicts(arms, found), make_charts(arms, found)
+    said = verdicts(arms, found)
+    drawn = make_charts(arms, found, "" if settings.get("base") else READ)
     shares = [line._asdict() for line in found]
     for line in shares:
         for word in ("told", "untold"):
@@ -164,8 +168,10 @@ def table(
     return rows
 
 
-def make_charts(arms: Sequence[Arm], found: Sequence[Line]) -> dict[str, Chart]:
-    """By the names of their files."""
+def make_charts(
+    arms: Sequence[Arm], found: Sequence[Line], read: str
+) -> dict[str, Chart]:
+    """By the names of their files. read: what the base has read."""
     shown = [arms[0], *tuned(arms)]
     xs = [arm.num_clusters for arm in shown]
 
@@ -189,7 +195,7 @@ def make_charts(arms: Sequence[Arm], found: Sequence[Line]) -> dict[str, Chart]:
         "clusters": Chart(
             "Right answers over the clusters that a model is tuned on",
             [series(line.name, line.told) for line in found],
-            log_x=False, caption=f"As many examples and steps each. {READ}", **labels,
+            log_x=False, caption=f"As many examples and steps each. {read}", **labels,
         ),
         "instruction": Chart(
             "With the instruction, and from the input alone", both, log_x=False,

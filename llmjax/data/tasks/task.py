@@ -70,8 +70,8 @@ def draw_items(
 
 
 letters = draw_items(ALPHABET, 4, 6)
-numbers = draw_items(range(1, 21), 3, 5)
-truths = draw_items(("true", "false"), 5, 8)
+numbers = draw_items(range(1, 13), 3, 5)
+truths = draw_items(("true", "false"), 4, 7)
 
 
 def task(
