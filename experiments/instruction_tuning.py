@@ -14,16 +14,13 @@ Each model is a run of experiments/pretrain.py, sft.py or lora.py in a process o
 own. Killed and started again in its workdir, the experiment goes on where it stopped.
 """
 
-import json
 import shlex
 from pathlib import Path
 
 from llmjax import flags, host
-from llmjax.data import chat, instructions
+from llmjax.data import instructions
 from llmjax.evals import instructions as asking
 from llmjax.evals import instructions_page as page
-from llmjax.load import chat_template, load
-from llmjax.models import transformer
 from llmjax.scaling import folder as folders
 from llmjax.scaling import jobs, sweep
 from llmjax.train import workdir
@@ -42,14 +39,14 @@ def main():
     names = ("base", "num_steps", "batch_size", "size", "base_steps", "flags")
     settings = {name: getattr(cfg, name) for name in names} | {"data": data}
     sets = instructions.asked(data)
-    folders.check_settings(folder, settings)
-    flags.save(folder)
-    base = Path(cfg.base).expanduser().resolve()
-    if not base.exists():
+    base = Path(cfg.base).expanduser().resolve() if cfg.base else folder / "base"
+    if cfg.base and not base.exists():
         raise FileNotFoundError(f"--base={cfg.base}: no such file or folder")
+    with folders.under_settings(folder, settings):
+        if not cfg.base:
+            instructions.write_text(folder / "text.jsonl", data)
+    flags.save(folder)
     if not cfg.base:
-        base = folder / "base"
-        instructions.write_text(folder / "text.jsonl", data)
         failed = jobs.run([base_job(base, folder / "text.jsonl")], 1)
         if failed:
             raise ValueError(f"the base was not made: {failed['base']}")
@@ -63,10 +60,10 @@ def main():
     }
     failed = jobs.run([run for some in runs.values() for run in some], cfg.parallel)
     host.start()
-    found = [page.Arm(0, True, [ask(base, folder / "before.json", sets)])]
+    found = [page.Arm(0, True, [asking.ask_kept(base, folder / "before.json", sets)])]
     for (num, told), some in runs.items():
         done = [run.folder for run in some if run.is_done]
-        said = [ask(path, path / "answers.json", sets) for path in done]
+        said = [asking.ask_kept(path, path / "answers.json", sets) for path in done]
         found += [page.Arm(num, told, said)] if said else []
     page.write(folder, found, sets, settings, failed)
 
@@ -96,18 +93,6 @@ def job(num: int, seed: int, told: bool, base: Path, folder: Path) -> jobs.Job:
         "--train.eval_every=0", *(() if cfg.base else TUNED), *shlex.split(cfg.flags),
     ]  # fmt: skip
     return jobs.Job(name, command, folder / name)
-
-
-def ask(path: Path, file: Path, sets: page.Sets) -> asking.Said:
-    """What the model at the path says to everything, kept in a file."""
-    if not file.exists():
-        print(f"asking {path.name}", flush=True)
-        cfg, params, tokenizer = load(path)
-        template = chat.choose("auto", tokenizer, chat_template(path))
-        model = transformer.make(cfg)
-        said = asking.ask(model, params, tokenizer, template, cfg.context, sets)
-        workdir.write_json(file, said)
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

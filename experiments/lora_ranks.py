@@ -12,17 +12,15 @@ or lora.py in a process of its own; killed and started again, the experiment goe
 """
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 
 from llmjax import flags, host
 from llmjax.config import field
-from llmjax.data import chat, instructions
+from llmjax.data import instructions
 from llmjax.evals import instructions as asking
 from llmjax.evals import lora_page as page
-from llmjax.load import chat_template, load
-from llmjax.models import transformer
+from llmjax.load import load
 from llmjax.scaling import folder as folders
 from llmjax.scaling import jobs
 from llmjax.train import workdir
@@ -84,9 +82,9 @@ def main():
     host.start()
     every = instructions.asked(data)
     sets = {name: every[name] for name in SETS}
-    base = {page.BASE: ask(Path(cfg.init_from), folder / "base.json", sets)}
+    base = {page.BASE: asking.ask_kept(Path(cfg.init_from), folder / "base.json", sets)}
     said = base | {
-        name: ask(run.folder, run.folder / "answers.json", sets)
+        name: asking.ask_kept(run.folder, run.folder / "answers.json", sets)
         for name, run in runs.items()
         if run.is_done
     }
@@ -105,18 +103,6 @@ def job(name: str, folder: Path, chats: Path, *more: str) -> jobs.Job:
         f"--train.eval_every={cfg.num_steps}", *shlex.split(cfg.flags),
     ]  # fmt: skip
     return jobs.Job(name, command, folder / name)
-
-
-def ask(path: Path, file: Path, sets: page.Sets) -> asking.Said:
-    """What the model at the path says to everything, kept in a file."""
-    if not file.exists():
-        print(f"asking {path.name}", flush=True)
-        cfg, params, tokenizer = load(path)
-        template = chat.choose("auto", tokenizer, chat_template(path))
-        model = transformer.make(cfg)
-        said = asking.ask(model, params, tokenizer, template, cfg.context, sets)
-        workdir.write_json(file, said)
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.interop import gguf, gguf_file, gguf_vocabulary, hf, peft, peft_config
 from llmjax.lora import LoraConfig
 from llmjax.models import quantise, transformer
-from llmjax.types import Params
+from llmjax.types import Model, Params
 
 
 class Loaded(NamedTuple):
@@ -24,6 +24,10 @@ class Loaded(NamedTuple):
     cfg: ModelConfig
     params: Params
     tokenizer: Tokenizer | None
+
+    @property
+    def model(self) -> Model:
+        return transformer.make(self.cfg)
 
 
 def load(path: str | os.PathLike) -> Loaded:

@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,8 @@ from llmjax.data import chat
 from llmjax.data.instructions import CLUSTERS, Example
 from llmjax.data.tokenizer import Tokenizer
 from llmjax.generate.text import generate
+from llmjax.load import chat_template, load
+from llmjax.train.workdir import write_json
 from llmjax.types import Model, Params
 
 BATCH_SIZE = 64
@@ -49,6 +53,17 @@ class TuneConfig:
 # said to each.
 Said = dict[str, dict[str, list[str]]]
 TOLD = {"told": True, "untold": False}
+
+
+def ask_kept(path: Path, file: Path, sets: Mapping[str, Sequence[Example]]) -> Said:
+    """What the model at the path says to everything; kept in the file for next time."""
+    if not file.exists():
+        print(f"asking {path.name}", flush=True)
+        cfg, params, tokenizer = found = load(path)
+        template = chat.choose("auto", tokenizer, chat_template(path))
+        said = ask(found.model, params, tokenizer, template, cfg.context, sets)
+        write_json(file, said)
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def ask(
