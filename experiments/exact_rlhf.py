@@ -15,15 +15,17 @@ from functools import partial
 from operator import itemgetter
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags as absl_flags
 
-from llmjax import flags, losses, optim, sharding
+from llmjax import flags, lora, optim
 from llmjax.config import ModelConfig
 from llmjax.generate.sampling import SamplingConfig
 from llmjax.models import transformer
-from llmjax.rl import exact, exact_page, grpo, health, loop, ppo, rollout, scores
+from llmjax.rl import (
+    critic, exact, exact_fit, exact_page, grpo, health, loop, ppo, rollout, scores,
+    trained,
+)  # fmt: skip
 from llmjax.train import workdir
 from llmjax.train.state import init_state
 from llmjax.train.step import make_step
@@ -55,7 +57,8 @@ def main():
     flags.save(folder)
     with jax.set_mesh(mesh):
         model = transformer.make(MODEL())
-        reference = fit_reference(model, mesh)
+        fit = dataclasses.replace(OPTIM(), lr=1e-2), FIT_STEPS, FIT_ROWS
+        reference = exact_fit.learn_chain(model, language, START, mesh, *fit)
         ref_log_probs = exact.of_model(model, reference, language, START)
         reward = exact.gold(language, exact.all_answers(language))
         reward = exact.standardised(reward, ref_log_probs)
@@ -67,38 +70,49 @@ def main():
 
 
 def learn(name, model, reference, ref_log_probs, reward, parent, mesh):
-    """[Point] of the policy, from the reference on; `name` is ppo, or a kind of GRPO."""
+    """[Point] of a policy, from the reference on; `name` is ppo or a kind of GRPO."""
     run, language, is_ppo = RUN(), LANGUAGE(), name == "ppo"
     folder = workdir.open_workdir(str(parent / name))
-    policy = itemgetter("policy") if is_ppo else lambda params: params
-    cfg, init, prepare, loss_fn = (ppo_parts if is_ppo else partial(grpo_parts, name))(
-        model, reference
-    )
-    tx, _ = optim.make(OPTIM(), run.num_steps * cfg.num_epochs * cfg.num_minibatches)
-    extras = ppo.init_extras(cfg) if is_ppo else {}
-    asked, place = [[START]] * ROLLOUT.num_prompts, sharding.placer(mesh)
-    shape = (language.num_symbols,) * language.length
+    if is_ppo:
+        cfg = dataclasses.replace(PPO(), kl_coef=flags.FLAGS.beta)
+        scorer = transformer.scorer_of(MODEL())
+        shared = (model, transformer.make(scorer), cfg, SAMPLING.temperature)
+        prepare, loss_fn = partial(ppo.prepare, *shared), partial(ppo.loss, *shared)
+        new_head = partial(transformer.with_score_head, scorer, key=jax.random.key(1))
+        value = critic.begin(critic.CriticConfig(), scorer, reference, new_head)
+        start, policy = {"policy": reference, "critic": value}, itemgetter("policy")
+        extras = ppo.init_extras(cfg)
+    else:
+        cfg = dataclasses.replace(GRPO(), kl_coef=flags.FLAGS.beta, kind=name)
+        shared = (model, cfg, ROLLOUT, SAMPLING.temperature)
+        prepare, loss_fn = partial(grpo.prepare, *shared), partial(grpo.loss, *shared)
+        start, policy, extras = reference, lambda params: params, {}
+    asked, shape = [[START]] * ROLLOUT.num_prompts, [language.num_symbols] * 6
+    prepare, own = jax.jit(prepare), trained.begin(start, lora.OptionalLora())
 
     def score(prompts, answers):
         return reward[np.ravel_multi_index(np.transpose(answers), shape)]
 
     def collect(iteration, state):
         batch, answers = rollout.draw(
-            model, policy(state.params), asked, ROLLOUT, SAMPLING, iteration,
-            num_tokens=language.length, context=MODEL().context,
+            model, policy(state.params), asked, ROLLOUT, sampling=SAMPLING,
+            iteration=iteration, num_tokens=language.length, context=MODEL().context,
         )  # fmt: skip
         batch["score_B"] = scores.call(score, asked, answers.ids)
         batch["ended_B"] = np.ones(len(answers.ids), bool)  # all have one length
-        return prepare(state.params, reference, place(batch), state.extras)
+        return prepare(
+            state.params, reference, rollout.place(batch, mesh), state.extras
+        )
 
     def look(iteration, state, figures):
         if iteration % max(1, run.num_steps // NUM_LOOKS) == 0:
             log_probs = exact.of_model(model, policy(state.params), language, START)
             points.append(exact.measure(log_probs, ref_log_probs, reward))
-            figures |= {"exact_kl": points[-1].kl, "exact_reward": points[-1].reward}
 
     points = [exact.measure(ref_log_probs, ref_log_probs, reward)]
-    state = init_state(init, tx, mesh, jax.random.key(run.seed), extras=extras)
+    tx, _ = optim.make(OPTIM(), run.num_steps * cfg.num_epochs * cfg.num_minibatches)
+    state = init_state(own.init, tx, mesh, jax.random.key(run.seed), extras=extras)
+    state = state._replace(params=own.start)
     with health.Panel(folder, first=0, num_iterations=run.num_steps) as panel:
         panel.say(f"{name}:")
         loop.train(
@@ -107,47 +121,6 @@ def learn(name, model, reference, ref_log_probs, reward, parent, mesh):
             num_minibatches=cfg.num_minibatches, seed=run.seed, hooks=[look, panel],
         )  # fmt: skip
     return points
-
-
-def ppo_parts(model, reference):
-    """(config, init, prepare, loss) of PPO, with a critic of its own from zero on."""
-    cfg = dataclasses.replace(PPO(), kl_coef=flags.FLAGS.beta)
-    critic = transformer.make(transformer.classifier_of(MODEL(), 1))
-    shared = (model, critic, cfg, SAMPLING.temperature)
-
-    def init(key):
-        own = critic.init(key)
-        own["head"] = jax.tree.map(jnp.zeros_like, own["head"])
-        return {"policy": jax.tree.map(jnp.copy, reference), "critic": own}
-
-    return cfg, init, jax.jit(partial(ppo.prepare, *shared)), partial(ppo.loss, *shared)
-
-
-def grpo_parts(kind, model, reference):
-    """(config, init, prepare, loss) of a kind of GRPO."""
-    cfg = dataclasses.replace(GRPO(), kl_coef=flags.FLAGS.beta, kind=kind)
-    num_tokens, temperature = LANGUAGE().length, SAMPLING.temperature
-    return (
-        cfg,
-        lambda key: jax.tree.map(jnp.copy, reference),
-        jax.jit(partial(grpo.prepare, model, cfg, ROLLOUT.num_samples, temperature)),
-        partial(grpo.loss, model, cfg, num_tokens, temperature),
-    )
-
-
-def fit_reference(model, mesh):
-    """The parameters of a model that has learned to write as the chain does."""
-    rng = np.random.default_rng(RUN().seed)
-    tx, _ = optim.make(dataclasses.replace(OPTIM(), lr=1e-2), FIT_STEPS)
-    state = init_state(model.init, tx, mesh, jax.random.key(RUN().seed))
-    step_fn = make_step(partial(losses.next_token, model), tx, state)
-    place = sharding.placer(mesh)
-    for _ in range(FIT_STEPS):
-        drawn = exact.draw(LANGUAGE(), FIT_ROWS, rng)
-        prompts = [[START]] * FIT_ROWS
-        batch = rollout.make_batch(prompts, drawn.tolist(), LANGUAGE().length)
-        state, _ = step_fn(state, place(batch))
-    return state.params
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ def load_adapter(
         abstract = jax.eval_shape(
             partial(lora.init, cfg), base.params, jax.random.key(0)
         )
-        adapters = checkpoint.read_params(path / "checkpoints", abstract)
+        part = _read_config(path).get("part", "")
+        adapters = checkpoint.read_params(path / "checkpoints", abstract, part=part)
     else:
         raise FileNotFoundError(
             f"{path}: no adapter here; give a PEFT folder ({peft_config.FILE}) or the "
@@ -165,7 +166,8 @@ def _from_workdir(path: Path) -> Loaded:
             tokenizer=read_tokenizer(path, cfg) or base.tokenizer
         )
     abstract = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
-    params = checkpoint.read_params(path / "checkpoints", abstract)
+    part = config.get("part", "")  # where a critic, say, was trained beside
+    params = checkpoint.read_params(path / "checkpoints", abstract, part=part)
     return Loaded(cfg, params, read_tokenizer(path, cfg))
 
 

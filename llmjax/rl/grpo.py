@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from llmjax.config import field
 from llmjax.rl import advantages, kl, logprobs, losses
 from llmjax.rl.ppo import rollout_figures
+from llmjax.rl.rollout import RolloutConfig
 from llmjax.types import Batch, Key, Metrics, Model, Params
 
 ADVANTAGES = {
@@ -47,7 +48,7 @@ class GrpoConfig:
 def prepare(
     model: Model,
     cfg: GrpoConfig,
-    num_samples: int,
+    shape: RolloutConfig,
     temperature: float,
     params: Params,
     reference: Params,
@@ -65,7 +66,7 @@ def prepare(
     )
     if cfg.kind == "rloo":
         score_B = score_B - cfg.kl_coef * (kl.k1(*pair) * mask_BT).sum(axis=1)
-    advantage_B = ADVANTAGES[cfg.kind](score_B, num_samples)
+    advantage_B = ADVANTAGES[cfg.kind](score_B, shape.num_samples)
     learned = {
         name: batch[name] for name in ("tokens", "targets", "weights", "segment_ids")
     }
@@ -79,7 +80,7 @@ def prepare(
 def loss(
     model: Model,
     cfg: GrpoConfig,
-    max_new_tokens: int,
+    shape: RolloutConfig,
     temperature: float,
     params: Params,
     batch: Batch,
@@ -88,7 +89,7 @@ def loss(
     """The clipped loss, averaged as `cfg.kind` has it, for `make_step`.
 
     The gradient of k3 alone is that of the KL from the reference to the policy, the
-    other way round; exact_kl is "use_bias_correction_kl" of TRL 1.x, as in DeepSeek 3.2.
+    other way round; exact_kl is "use_bias_correction_kl" of TRL 1.x.
     """
     said = logprobs.of(model, params, batch, temperature=temperature, key=key)
     mask_BT, clips = batch["weights"], (cfg.clip, cfg.clip_high)
@@ -105,7 +106,7 @@ def loss(
     else:
         average = {
             "grpo": losses.answer_mean,
-            "dr_grpo": losses.length_mean(max_new_tokens),
+            "dr_grpo": losses.length_mean(shape.max_new_tokens),
             "dapo": losses.token_mean,
         }[cfg.kind]
         one_BT = losses.clipped_policy(log_ratio, batch["advantages"], *clips)

@@ -31,7 +31,7 @@ SIGNS = (
     Sign("kl", lambda x, _: x > 25,
          "the policy has left its reference: raise the weight of the KL, or lower the "
          "learning rate; look at the answers before you trust the reward"),
-    Sign("kl", lambda x, _: x < -1e-3, "a KL below 0: the reference is not the policy's"),
+    Sign("kl", lambda x, _: x < -1e-3, "a KL below 0: the reference is another model"),
     Sign("reward_deviation", lambda x, _: x < 1e-6,
          "all rewards are equal: there is nothing to learn; look at the reward"),
     Sign("no_signal", lambda x, _: x > 0.8,
@@ -41,7 +41,7 @@ SIGNS = (
     Sign("clip_fraction", lambda x, _: x > 0.35,
          "many ratios are clipped: lower the learning rate, or the number of epochs"),
     Sign("ratio_high", lambda x, _: x > 20,
-         "a token became over 20 times as likely in one round: lower the learning rate"),
+         "a token is over 20 times as likely after a round: lower the learning rate"),
     Sign("explained_variance", lambda x, _: x < -0.5,
          "the critic is worse than a constant: raise its learning rate or value_coef"),
     Sign("endless", lambda x, _: x > 0.5,

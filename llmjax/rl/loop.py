@@ -7,15 +7,21 @@ a checkpoint is written between iterations: what resumes does what it would have
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from llmjax import sharding
+from llmjax.checkpoint import Checkpoints
 from llmjax.metrics import reduce_metrics
+from llmjax.rl.health import Panel
 from llmjax.rl.scores import RewardError
+from llmjax.train.hooks import every
 from llmjax.train.state import TrainState
+from llmjax.train.workdir import as_json
 from llmjax.types import Batch, Metrics, Params
 
 Collect = Callable[[int, TrainState], tuple[Batch, Params, Metrics]]
@@ -71,6 +77,39 @@ def train(
         for hook in hooks:
             hook(iteration + 1, state, figures)
     return state
+
+
+def fit(
+    step_fn: Callable,
+    state: TrainState,
+    collect: Collect,
+    checkpoints: Checkpoints,
+    config: dict[str, Any],
+    *,
+    folder: Path,
+    mesh: Mesh,
+    num_iterations: int,
+    num_epochs: int,
+    num_minibatches: int,
+    seed: int,
+    save_every: int,
+) -> tuple[TrainState, Panel]:
+    """(the state after `num_iterations`, the record of them); see `train`.
+
+    config: what is saved with the checkpoints, one every `save_every` iterations.
+    """
+    first = int(state.step) // (num_epochs * num_minibatches)
+
+    def save(iteration, state, figures=None):
+        checkpoints.save(iteration, state, {"config": as_json(config)})
+
+    with Panel(folder, first=first, num_iterations=num_iterations) as panel:
+        state = train(
+            step_fn, state, collect, mesh=mesh, num_iterations=num_iterations,
+            num_epochs=num_epochs, num_minibatches=num_minibatches, seed=seed,
+            hooks=[panel, every(save_every, save, num_iterations)], save=save,
+        )  # fmt: skip
+    return state, panel
 
 
 def minibatches(

@@ -1,28 +1,33 @@
-"""Prompts in, answers out, as a batch [B, T] to learn from.
+"""Prompts in, scored answers out, as a batch [B, T] to learn from.
 
-A row is a prompt and its answer, with the token that ended it, and padding. Answers are
-drawn by the cached generator; what is learned from is the log-probability that the
-training pass gives to the same tokens (`logprobs`), and `sampled` keeps what they were
-drawn with, to see that both agree.
+Answers are drawn by the cached generator; what is learned from is the log-probability
+that the training pass gives to the same tokens (`logprobs`), and `sampled` keeps what
+they were drawn with, to see that both agree.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from llmjax.config import field
+from llmjax.config import ModelConfig, field
+from llmjax.data.prompts import PromptCorpus, Prompts
+from llmjax.data.tokenizer import Tokenizer
 from llmjax.generate import sampling as sampling_of
 from llmjax.generate import steps, text
 from llmjax.generate.sampling import SamplingConfig
-from llmjax.sharding import replicate
+from llmjax.rl import rows as rows_of
+from llmjax.rl import scores
+from llmjax.sharding import batch_sharding, replicate
 from llmjax.types import Model, Params
 
 PLAIN = SamplingConfig()
+TRIAL = 2**20  # no iteration: what held-out answers are drawn with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,15 @@ class RolloutConfig:
     @property
     def num_rows(self) -> int:
         return self.num_prompts * self.num_samples
+
+    def room_tokens(self, cfg: ModelConfig) -> int:
+        """The longest prompt that leaves room for an answer in a model's context."""
+        if self.max_new_tokens >= cfg.context:
+            raise ValueError(
+                f"--rollout.max_new_tokens={self.max_new_tokens} leaves no room for a "
+                f"prompt in the context of {cfg.context} tokens"
+            )
+        return cfg.context - self.max_new_tokens
 
 
 class Answers(NamedTuple):
@@ -58,27 +72,21 @@ def check_sampling(sampling: SamplingConfig) -> None:
             )
 
 
-def row_length(prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-    """T of batches of these prompts: the same each time, so that one program serves."""
-    return max(map(len, prompts)) + max_new_tokens - 1
-
-
 def draw(
     model: Model,
     params: Params,
     prompts: Sequence[Sequence[int]],
     cfg: RolloutConfig,
+    *,
     sampling: SamplingConfig,
     iteration: int,
-    *,
     num_tokens: int,
     context: int,
     stop_ids: Sequence[int] = (),
 ) -> tuple[dict[str, np.ndarray], Answers]:
     """(batch, answers): `cfg.num_samples` rows for each prompt, next to each other.
 
-    batch: tokens, targets (int32), weights (float32: 1 where the target is of the
-      answer), segment_ids, and sampled, the log-probabilities that it was drawn with.
+    batch: of `rows.make_batch`; and sampled, the log-probabilities of the draws.
     num_tokens: T. Equal arguments draw equal answers: a row's seed comes from
       `sampling.seed`, the iteration and its place.
     """
@@ -103,7 +111,7 @@ def draw(
     lengths = drawn["is_drawn"].sum(axis=1)
     said = [ids[:num].tolist() for ids, num in zip(drawn["ids"], lengths, strict=True)]
     ended_B = np.array([ids[-1] in stop_ids for ids in said])
-    batch = make_batch([prompts[row] for row in rows], said, num_tokens)
+    batch = rows_of.make_batch([prompts[row] for row in rows], said, num_tokens)
     sampled_BT = np.zeros(batch["weights"].shape, np.float32)
     sampled_BT[batch["weights"] > 0] = drawn["log_probs"][drawn["is_drawn"]]
     ids = [one[:-1] if ended else one for one, ended in zip(said, ended_B, strict=True)]
@@ -141,28 +149,70 @@ def _decode(model: Model, params: Params, state: steps.State, num_tokens: int):
     return jax.tree.map(lambda leaf: replicate(leaf.T), found), state
 
 
-def make_batch(
-    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], num_tokens: int
-) -> dict[str, np.ndarray]:
-    """Prompts and answers in rows of `num_tokens`: tokens, targets, weights and
-    segment_ids.
+def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch, which every process has all of, on the mesh."""
+    return {
+        name: jax.device_put(rows, batch_sharding(mesh, rows.ndim))
+        for name, rows in batch.items()
+    }
 
-    Raises ValueError where a row is too long.
+
+class Asker:
+    """Puts prompts to a policy, and has what it answers scored.
+
+    context: of the model.
     """
-    shape = len(prompts), num_tokens
-    batch = {name: np.zeros(shape, np.int32) for name in ("tokens", "targets")}
-    batch |= {"weights": np.zeros(shape, np.float32)}
-    batch |= {"segment_ids": np.zeros(shape, np.int32)}
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        ids = [*prompt, *answer]
-        end = len(ids) - 1
-        if end > num_tokens:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens and an answer of {len(answer)} do "
-                f"not fit rows of {num_tokens}; shorten one of them"
-            )
-        batch["tokens"][row, :end] = ids[:-1]
-        batch["targets"][row, :end] = ids[1:]
-        batch["weights"][row, len(prompt) - 1 : end] = 1
-        batch["segment_ids"][row, :end] = 1
-    return batch
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        corpus: PromptCorpus,
+        reward: scores.Reward,
+        cfg: RolloutConfig,
+        sampling: SamplingConfig,
+        *,
+        seed: int,
+        context: int,
+        mesh: Mesh,
+    ):
+        check_sampling(sampling)
+        self._draw = partial(
+            draw, model, sampling=sampling, context=context, stop_ids=corpus.stop_ids
+        )
+        self._tokenizer, self._corpus, self._reward = tokenizer, corpus, reward
+        self._cfg, self._seed, self._mesh = cfg, seed, mesh
+        both = corpus.train.ids + corpus.held_out.ids
+        self.num_tokens = rows_of.row_length(both, cfg.max_new_tokens)
+
+    def ask(self, policy: Params, iteration: int) -> dict[str, jax.Array]:
+        """The batch of an iteration: of `draw`, with score_B and ended_B."""
+        asked = self._corpus.train.of_iteration(
+            iteration, self._cfg.num_prompts, self._seed
+        )
+        batch, _, _ = self._ask(policy, asked, self._cfg, iteration)
+        return place(batch, self._mesh)
+
+    def try_out(self, policy: Params) -> list[dict[str, Any]]:
+        """What it answers to the held-out prompts, one each, with its score."""
+        asked, once = (
+            self._corpus.held_out,
+            dataclasses.replace(self._cfg, num_samples=1),
+        )
+        batch, texts, answers = self._ask(policy, asked, once, TRIAL)
+        return [
+            {"prompt": prompt if isinstance(prompt, str) else prompt[-1]["content"],
+             "answer": text, "score": float(score), "tokens": len(ids)}
+            for prompt, text, score, ids in zip(
+                asked.given, texts, batch["score_B"], answers.ids, strict=True)
+        ]  # fmt: skip
+
+    def _ask(self, policy, asked: Prompts, cfg: RolloutConfig, iteration: int):
+        batch, answers = self._draw(
+            policy, asked.ids, cfg, iteration=iteration, num_tokens=self.num_tokens
+        )
+        texts = [self._tokenizer.decode(ids) for ids in answers.ids]
+        given = [prompt for prompt in asked.given for _ in range(cfg.num_samples)]
+        batch["score_B"] = scores.call(self._reward, given, texts)
+        batch["ended_B"] = answers.ended_B
+        return batch, texts, answers

@@ -1,10 +1,15 @@
 """The scores of answers: any function of prompts and answers, called with care."""
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.rl import reward
 
 Reward = Callable[[Sequence[str], Sequence[str]], Any]
 
@@ -13,31 +18,35 @@ class RewardError(ValueError):
     """A reward function failed, or gave what is no score for each answer."""
 
 
-def load(spec: str) -> Reward:
+def load(spec: str, mesh: Mesh | None = None) -> Reward:
     """fn(prompts, answers) of MODULE:FUNCTION, or of a reward model's workdir.
 
+    A module may lie in the current folder. Of a reward model it says what its report
+    has against it. mesh: where its parameters are laid out.
     Raises ValueError or FileNotFoundError where there is none.
     """
     module, colon, name = spec.partition(":")
     if not colon:
-        from llmjax.rl import reward
-
-        return reward.load(spec)
+        for warning in reward.warnings(spec):
+            print(f"warning: {spec}: {warning}")
+        return reward.load(spec, mesh=mesh)
+    if os.getcwd() not in sys.path:  # a program's own folder is there instead
+        sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--reward={spec}: {error}") from None
 
 
-def call(reward: Reward, prompts: Sequence[Any], answers: Sequence[Any]) -> np.ndarray:
+def call(score: Reward, prompts: Sequence[Any], answers: Sequence[Any]) -> np.ndarray:
     """A float32 score for each answer.
 
     Any numbers will do: whole ones and bools are made float32, never the other way.
     Raises RewardError, in one line, where the function raises or gives anything else.
     """
-    name = getattr(reward, "__name__", "the reward")
+    name = getattr(score, "__name__", "the reward")
     try:
-        found = reward(prompts, answers)
+        found = score(prompts, answers)
     except Exception as error:
         raise RewardError(
             f"{name} raised {type(error).__name__}: {error}; mend it and start again, "
