@@ -93,8 +93,7 @@ def main():
         state, panel = loop.fit(
             make_step(loss_fn, tx, state, frozen=own.frozen), state, collect,
             checkpoints, config, folder=folder, mesh=mesh, num_iterations=run.num_steps,
-            num_epochs=knobs.num_epochs, num_minibatches=knobs.num_minibatches,
-            seed=run.seed, save_every=flags.FLAGS.save_every,
+            knobs=knobs, seed=run.seed, save_every=flags.FLAGS.save_every,
         )  # fmt: skip
         after = asker.try_out(own.whole(state.params)["policy"])
     secs = time.perf_counter() - start_secs

@@ -5,13 +5,19 @@ reference * exp(r / beta) / Z, and reaches J = E[r] - beta * KL = beta * log Z.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from llmjax import losses, optim, sharding
 from llmjax.config import field
+from llmjax.rl.rows import make_batch
+from llmjax.train.state import init_state
+from llmjax.train.step import make_step
 from llmjax.types import Model, Params
 
 
@@ -30,11 +36,11 @@ class LanguageConfig:
 class Point(NamedTuple):
     """A policy: nats from the reference, its mean reward, both exact."""
 
-    kl: float
-    reward: float
+    exact_kl: float
+    exact_reward: float
 
     def objective(self, beta: float) -> float:
-        return self.reward - beta * self.kl
+        return self.exact_reward - beta * self.exact_kl
 
 
 def all_answers(cfg: LanguageConfig) -> np.ndarray:
@@ -64,11 +70,46 @@ def draw(cfg: LanguageConfig, num: int, rng: np.random.Generator) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
+def learn_chain(
+    model: Model,
+    cfg: LanguageConfig,
+    start_id: int,
+    mesh: Mesh,
+    update: optim.OptimConfig,
+    num_steps: int,
+    num_rows: int,
+    seed: int = 0,
+) -> Params:
+    """The parameters of a model that has learned to write as the chain does.
+
+    After `num_steps` batches of its answers, each following `start_id`.
+    """
+    rng, place = np.random.default_rng(seed), sharding.placer(mesh)
+    tx, _ = optim.make(update, num_steps)
+    state = init_state(model.init, tx, mesh, jax.random.key(seed))
+    step_fn = make_step(partial(losses.next_token, model), tx, state)
+    for _ in range(num_steps):
+        drawn = draw(cfg, num_rows, rng).tolist()
+        batch = make_batch([[start_id]] * num_rows, drawn, cfg.length)
+        state, _ = step_fn(state, place(batch))
+    return state.params
+
+
 def gold(cfg: LanguageConfig, ids: np.ndarray) -> np.ndarray:
     """How many good symbols an answer has, less what its repeats cost."""
     distinct = sum((ids == symbol).any(axis=1) for symbol in range(cfg.num_good))
     num_repeats = (ids[:, 1:] == ids[:, :-1]).sum(axis=1)
     return distinct - cfg.repeat_cost * num_repeats
+
+
+def scorer(cfg: LanguageConfig, reward: np.ndarray) -> Callable:
+    """fn(prompts, answers) of a reward [V^T] of all answers."""
+    shape = [cfg.num_symbols] * cfg.length
+
+    def score(prompts, answers):
+        return reward[np.ravel_multi_index(np.transpose(answers), shape)]
+
+    return score
 
 
 def standardised(reward: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
@@ -99,8 +140,8 @@ def most_reward(reference: np.ndarray, reward: np.ndarray, kl: float) -> float:
     for _ in range(60):
         beta = np.sqrt(low * high)
         point = measure(optimum(reference, reward, beta), reference, reward)
-        low, high = (beta, high) if point.kl > kl else (low, beta)
-    return point.reward
+        low, high = (beta, high) if point.exact_kl > kl else (low, beta)
+    return point.exact_reward
 
 
 def best_of(num: int, reference: np.ndarray, proxy: np.ndarray) -> np.ndarray:
@@ -134,6 +175,15 @@ def of_model(
     rows = np.arange(len(prefixes))[:, None]
     before = log_probs[rows, np.arange(cfg.length - 1)[None], prefixes].sum(axis=1)
     return (before[:, None] + log_probs[:, -1]).reshape(-1)
+
+
+def known(
+    model: Model, params: Params, cfg: LanguageConfig, start_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(log-probabilities, gold rewards) of all answers: the reference's, and what is
+    best under it, standardised."""
+    log_probs = of_model(model, params, cfg, start_id)
+    return log_probs, standardised(gold(cfg, all_answers(cfg)), log_probs)
 
 
 @partial(jax.jit, static_argnames="model")

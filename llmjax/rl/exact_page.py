@@ -59,12 +59,12 @@ def write(
 def _row(name, points, best, beta, reference, reward) -> dict:
     last = points[-1]
     above = max(
-        one.reward - exact.most_reward(reference, reward, one.kl)
+        one.exact_reward - exact.most_reward(reference, reward, one.exact_kl)
         for one in points
-        if one.kl > 1e-3
+        if one.exact_kl > 1e-3
     )
     return {
-        "policy": name, "J": last.objective(beta), "KL": last.kl,
-        "reward": last.reward, "above frontier": above,
+        "policy": name, "J": last.objective(beta), "KL": last.exact_kl,
+        "reward": last.exact_reward, "above frontier": above,
         "share of best J": last.objective(beta) / best.objective(beta),
     }  # fmt: skip

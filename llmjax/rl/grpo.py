@@ -39,10 +39,16 @@ class GrpoConfig:
     clip: float = field(0.2, "ratios further below 1 are not pushed further")
     clip_high: float = field(0.2, "the same above 1; 0.28 is DAPO's")
     kl_coef: float = field(0.04, "weight of the KL from the reference; TRL 1.x has 0")
-    exact_kl: bool = field(
-        False, "weight the KL by the ratio, so that its gradient is that of the KL"
+    kl_in: Literal["loss", "weighted_loss", "score"] = field(
+        "loss",
+        "where the KL is paid; only in the score (rloo) for what follows a token",
     )
     endless_penalty: float = field(0.0, "taken from the score of a cut-off answer")
+
+
+def pays_in_score(cfg: GrpoConfig) -> bool:
+    """Whether answers lose coef * KL from their score, as always in RLOO."""
+    return cfg.kind == "rloo" or cfg.kl_in == "score"
 
 
 def prepare(
@@ -64,7 +70,7 @@ def prepare(
     score_B = advantages.penalise_endless(
         batch["score_B"], batch["ended_B"], cfg.endless_penalty
     )
-    if cfg.kind == "rloo":
+    if pays_in_score(cfg):
         score_B = score_B - cfg.kl_coef * (kl.k1(*pair) * mask_BT).sum(axis=1)
     advantage_B = ADVANTAGES[cfg.kind](score_B, shape.num_samples)
     learned = {
@@ -89,7 +95,8 @@ def loss(
     """The clipped loss, averaged as `cfg.kind` has it, for `make_step`.
 
     The gradient of k3 alone is that of the KL from the reference to the policy, the
-    other way round; exact_kl is "use_bias_correction_kl" of TRL 1.x.
+    other way round; weighted_loss mends that, as "use_bias_correction_kl" of TRL 1.x.
+    Neither sees that a token changes the KL of those after it.
     """
     said = logprobs.of(model, params, batch, temperature=temperature, key=key)
     mask_BT, clips = batch["weights"], (cfg.clip, cfg.clip_high)
@@ -110,7 +117,9 @@ def loss(
             "dapo": losses.token_mean,
         }[cfg.kind]
         one_BT = losses.clipped_policy(log_ratio, batch["advantages"], *clips)
-        if cfg.exact_kl:
+        if pays_in_score(cfg):
+            kl_BT = jnp.zeros_like(kl_BT)
+        elif cfg.kl_in == "weighted_loss":
             kl_BT = kl_BT * jnp.exp(log_ratio)
         total, count = average(one_BT + cfg.kl_coef * kl_BT, mask_BT)
         figures = losses.ratio_figures(log_ratio, batch["advantages"], mask_BT, *clips)

@@ -6,9 +6,9 @@ a checkpoint is written between iterations: what resumes does what it would have
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -24,6 +24,14 @@ from llmjax.train.state import TrainState
 from llmjax.train.workdir import as_json
 from llmjax.types import Batch, Metrics, Params
 
+
+class Knobs(Protocol):
+    """What the loop reads of an algorithm's config."""
+
+    num_epochs: int  # times that a rollout is gone through
+    num_minibatches: int  # updates of an epoch
+
+
 Collect = Callable[[int, TrainState], tuple[Batch, Params, Metrics]]
 Hook = Callable[[int, TrainState, dict[str, float]], None]
 
@@ -35,13 +43,12 @@ def train(
     *,
     mesh: Mesh,
     num_iterations: int,
-    num_epochs: int,
-    num_minibatches: int,
+    knobs: Knobs,
     seed: int,
     hooks: Iterable[Hook] = (),
     save: Callable[[int, TrainState], None] = lambda iteration, state: None,
 ) -> TrainState:
-    """The state after iteration `num_iterations`; it says itself how many it has done.
+    """The state after iteration `num_iterations`; it says how many it has done yet.
 
     collect(iteration, state) -> (batch [B, T], extras of the state, figures): a rollout
       under the state's parameters, ready to learn from.
@@ -49,8 +56,7 @@ def train(
     save(iteration, state): called where a reward fails, before RewardError goes on.
     Raises FloatingPointError once a gradient is not finite; it was not applied.
     """
-    first = int(state.step) // (num_epochs * num_minibatches)
-    for iteration in range(first, num_iterations):
+    for iteration in range(count(state, knobs), num_iterations):
         start_secs = time.perf_counter()
         try:
             batch, extras, figures = collect(iteration, state)
@@ -61,9 +67,7 @@ def train(
         state = state._replace(extras=jax.device_put(extras, places))
         figures = reduce_metrics(figures)
         drawn_secs, found = time.perf_counter(), []
-        for part in minibatches(
-            batch, num_epochs, num_minibatches, (seed, iteration), mesh
-        ):
+        for part in minibatches(batch, knobs, (seed, iteration), mesh):
             state, metrics = step_fn(state, part)
             found.append(metrics)
         figures |= summed(found)
@@ -89,41 +93,48 @@ def fit(
     folder: Path,
     mesh: Mesh,
     num_iterations: int,
-    num_epochs: int,
-    num_minibatches: int,
+    knobs: Knobs,
     seed: int,
     save_every: int,
+    looks: Sequence[Hook] = (),
 ) -> tuple[TrainState, Panel]:
     """(the state after `num_iterations`, the record of them); see `train`.
 
     config: what is saved with the checkpoints, one every `save_every` iterations.
+    looks: hooks that may add to the figures, which are then written.
     """
-    first = int(state.step) // (num_epochs * num_minibatches)
 
     def save(iteration, state, figures=None):
         checkpoints.save(iteration, state, {"config": as_json(config)})
 
-    with Panel(folder, first=first, num_iterations=num_iterations) as panel:
+    with Panel(
+        folder, first=count(state, knobs), num_iterations=num_iterations
+    ) as panel:
         state = train(
             step_fn, state, collect, mesh=mesh, num_iterations=num_iterations,
-            num_epochs=num_epochs, num_minibatches=num_minibatches, seed=seed,
-            hooks=[panel, every(save_every, save, num_iterations)], save=save,
+            knobs=knobs, seed=seed,
+            hooks=[*looks, panel, every(save_every, save, num_iterations)], save=save,
         )  # fmt: skip
     return state, panel
 
 
+def count(state: TrainState, knobs: Knobs) -> int:
+    """How many iterations a state has behind it."""
+    return int(state.step) // (knobs.num_epochs * knobs.num_minibatches)
+
+
 def minibatches(
-    batch: Batch, num_epochs: int, num: int, seed: tuple[int, ...], mesh: Mesh
+    batch: Batch, knobs: Knobs, seed: tuple[int, ...], mesh: Mesh
 ) -> Iterator[Batch]:
-    """`num` equal parts of the rows, shuffled afresh in each epoch."""
+    """Equal parts of the rows, shuffled afresh in each epoch."""
     num_rows = len(batch["tokens"])
     take = jax.jit(
         lambda batch, rows: jax.tree.map(lambda array: array[rows], batch),
         out_shardings=sharding.batch_sharding(mesh),
     )
-    for epoch in range(num_epochs):
+    for epoch in range(knobs.num_epochs):
         order = np.random.default_rng((*seed, epoch)).permutation(num_rows)
-        for rows in order.reshape(num, -1):
+        for rows in order.reshape(knobs.num_minibatches, -1):
             yield take(batch, rows)
 
 
