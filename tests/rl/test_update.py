@@ -140,7 +140,7 @@ def updated(kind, rolled, spec, num_devices):
             shared = (MODEL, knobs, SHAPE, 0.7)
             prepare = jax.jit(partial(grpo.prepare, *shared))
             loss_fn, start, extras = partial(grpo.loss, *shared), policy, {}
-        tx = optax.adam(1e-3)
+        tx = optax.sgd(1e-2)
         own = trained.begin(start, lora.OptionalLora())
         state = init_state(own.init, tx, mesh, jax.random.key(0), extras=extras)
         places = jax.tree.map(lambda leaf: leaf.sharding, state.params)
@@ -163,9 +163,9 @@ def test_any_mesh_gives_the_same_losses(rolled, kind):
     want, params = updated(kind, rolled, "", 1)
     for spec in MESHES if kind == "ppo" else MESHES[1:2]:
         found, other = updated(kind, rolled, spec, 8)
-        np.testing.assert_allclose(found, want, atol=2e-6)
+        np.testing.assert_allclose(found, want, atol=2e-5)
         worst = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, other)
-        assert max(jax.tree.leaves(worst)) < 2e-3  # Adam's first step is a sign
+        assert max(jax.tree.leaves(worst)) < 2e-5
 
 
 def test_minibatches_are_all_rows_shuffled_afresh():
