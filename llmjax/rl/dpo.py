@@ -80,7 +80,7 @@ def loss(
     key: Key | None,
     reference: Params,
 ) -> tuple[jax.Array, Metrics]:
-    """The mean loss of the pairs.
+    """The mean loss of the pairs; a row without answers is none.
 
     Metrics: accuracy, how often the chosen answer has the larger implicit reward;
     margin, between the two; chosen and rejected, how their log-probabilities have
@@ -106,4 +106,8 @@ def loss(
         "loss": loss_B, "accuracy": margin_B > 0, "margin": margin_B,
         "chosen": chosen_B, "rejected": rejected_B,
     }  # fmt: skip
-    return loss_B.mean(), {name: (each.sum(), count) for name, each in metrics.items()}
+    count = jnp.sum(is_pair_B).astype(jnp.float32)
+    totals = {
+        name: (jnp.sum(each * is_pair_B), count) for name, each in metrics.items()
+    }
+    return totals["loss"][0] / jnp.maximum(count, 1), totals

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -78,10 +79,18 @@ def stored(folder, step=None):
     path, types = checkpoint.array_folder(folder / "checkpoints", step)
     import orbax.checkpoint as ocp
 
-    tree = ocp.PyTreeCheckpointer().restore(path)
+    with warnings.catch_warnings():  # that no shardings are asked for
+        warnings.simplefilter("ignore")
+        tree = ocp.PyTreeCheckpointer().restore(path)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     assert len(leaves) == len(types)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): numbers(leaf) for path, leaf in leaves}
+
+
+def numbers(leaf):
+    """The array; of a random key, the numbers it is made of."""
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
 def lines(folder):

@@ -219,11 +219,12 @@ def test_pairs_move_the_right_way(rolled, kind):
     def loss(params):
         return dpo.loss(MODEL, cfg, params, pairs, None, policy)
 
+    pairs = {name: np.pad(rows, [(0, 2), (0, 0)]) for name, rows in pairs.items()}
     (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(policy)
     want = {"sigmoid": np.log(2), "ipo": 25.0, "hinge": 1.0, "kto": 1.0}
     if kind in want:  # at the reference all margins are 0
         np.testing.assert_allclose(value, want[kind], rtol=1e-5)
-    assert float(metrics["margin"][0]) == 0
+    assert float(metrics["margin"][0]) == 0 and metrics["loss"][1] == 4
     after = jax.tree.map(lambda leaf, grad: leaf - 1e-3 * grad, policy, gradient)
     moved = loss(after)
     assert moved[0] < value and moved[1]["margin"][0] > 0
