@@ -117,18 +117,22 @@ class Checkpoints:
 
 
 def read_params(
-    directory: str | os.PathLike, abstract_params: Any, step: int | None = None
+    directory: str | os.PathLike,
+    abstract_params: Any,
+    step: int | None = None,
+    *,
+    part: str = "",
 ) -> Any:
     """Only the parameters of a stored state, as strict as `Checkpoints.restore`.
 
+    part: which of several models', by its name among the parameters; empty: all.
     Leaves the folder as it is, so that a run may be writing there.
     """
     with _reader(directory) as manager:
-        abstract = {"params": abstract_params}
-        restored = _read_state(
-            manager, _pick_step(manager, step), abstract, partial=True
-        )
-        return restored["params"]
+        abstract = {"params": {part: abstract_params} if part else abstract_params}
+        root = f"params/{part}/" if part else "params/"
+        restored = _read_state(manager, _pick_step(manager, step), abstract, root=root)
+        return restored["params"][part] if part else restored["params"]
 
 
 def read_meta(directory: str | os.PathLike, step: int | None = None) -> dict:
@@ -193,23 +197,21 @@ def _pick_step(manager, step: int | None) -> int:
     return steps[-1] if step is None else step
 
 
-def _read_state(manager, step: int, abstract, *, partial: bool = False):
-    """The arrays of a step; `partial`: leaves out what `abstract` does not name."""
+def _read_state(manager, step: int, abstract, *, root: str = ""):
+    """The arrays of a step; root: of those alone whose names begin so."""
     orbax = _orbax()
     with _damage_explained(manager, step):
         metadata = manager.item_metadata(step).state
         if metadata is None:
             raise FileNotFoundError("state/_METADATA is missing")
         stored = _types(metadata.tree, keys_as_data=True)
-    if partial:
-        roots = tuple(f"{root}/" for root in abstract)
-        stored = {name: leaf for name, leaf in stored.items() if name.startswith(roots)}
+    stored = {name: leaf for name, leaf in stored.items() if name.startswith(root)}
     _check_fit(manager, step, stored, _types(abstract, keys_as_data=True))
     target = jax.tree.map(_placed, abstract)
     args = orbax.args.PyTreeRestore(
         item=target,
         restore_args=orbax.checkpoint_utils.construct_restore_args(target),
-        partial_restore=partial,
+        partial_restore=bool(root),
     )
     with _damage_explained(manager, step):
         restored = manager.restore(step, args=orbax.args.Composite(state=args)).state

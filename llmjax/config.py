@@ -132,7 +132,9 @@ class ModelConfig:
     head_activation: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"] = field(
         "gelu", "act of norm(act(dense(x)))"
     )
-    pooling: Literal["first", "mean"] = field("first", "how a text becomes one vector")
+    pooling: Literal["first", "mean", "last"] = field(
+        "first", "how a text becomes one vector; last is of the last real token"
+    )
     num_classes: int = field(2, "O: outputs of a head of classes; 1 for regression")
     logits_softcap: float | None = field(None, "logits become c * tanh(logits / c)")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from llmjax import checkpoint, lora
-from llmjax.config import ModelConfig
+from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.data import chat
 from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.interop import gguf, gguf_file, gguf_vocabulary, hf, peft, peft_config
@@ -67,6 +68,38 @@ def load_writer(path: str | None) -> Loaded:
     return found
 
 
+def load_trunk(path: str | None) -> Loaded:
+    """The model of --init_from, to be given another head: an encoder or a decoder.
+
+    Raises ValueError for both in one, and where there is no tokenizer.
+    """
+    if path is None:
+        raise ValueError("--init_from is needed: a model folder, .gguf file or workdir")
+    found = load(path)
+    if found.cfg.encoder is not None:
+        raise ValueError(f"--init_from={path}: give it an encoder or a decoder alone")
+    if found.tokenizer is None:
+        raise ValueError(f"--init_from={path}: no tokenizer.json beside the model")
+    return found
+
+
+def load_scorer(
+    path: str | os.PathLike, compute: ComputeConfig = ComputeConfig()
+) -> tuple[Loaded, Callable[..., jax.Array]]:
+    """A model that gives one score, and what computes it: see `transformer.classifier`.
+
+    Raises ValueError for a model that does something else.
+    """
+    found = load(path)
+    if found.cfg.head != "classes" or found.cfg.num_classes != 1:
+        raise ValueError(
+            f"{path} is no reward model; experiments/reward_model.py makes one"
+        )
+    if found.tokenizer is None:
+        raise ValueError(f"{path}: no tokenizer.json beside the model")
+    return found, transformer.classifier(found.cfg, compute)
+
+
 def chat_template(path: str | os.PathLike) -> str | None:
     """The template for conversations of the model at `path`, if it has one."""
     path = Path(path).expanduser()
@@ -90,7 +123,8 @@ def load_adapter(
         abstract = jax.eval_shape(
             partial(lora.init, cfg), base.params, jax.random.key(0)
         )
-        adapters = checkpoint.read_params(path / "checkpoints", abstract)
+        part = _read_config(path).get("part", "")
+        adapters = checkpoint.read_params(path / "checkpoints", abstract, part=part)
     else:
         raise FileNotFoundError(
             f"{path}: no adapter here; give a PEFT folder ({peft_config.FILE}) or the "
@@ -130,11 +164,14 @@ def _from_workdir(path: Path) -> Loaded:
     if "lora" in config:  # a run that keeps adapters only, and names their base
         base = load(config["base"])
         frozen = _as_frozen(base.params, LoraConfig.from_json(config["lora"]).base)
-        return merge_adapter(path, base._replace(params=frozen))._replace(
+        if cfg.head == "classes":  # of its own, which the run keeps
+            frozen = transformer.with_score_head(cfg, frozen, jax.random.key(0))
+        return merge_adapter(path, Loaded(cfg, frozen, base.tokenizer))._replace(
             tokenizer=read_tokenizer(path, cfg) or base.tokenizer
         )
     abstract = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
-    params = checkpoint.read_params(path / "checkpoints", abstract)
+    part = config.get("part", "")  # where a critic, say, was trained beside
+    params = checkpoint.read_params(path / "checkpoints", abstract, part=part)
     return Loaded(cfg, params, read_tokenizer(path, cfg))
 
 

@@ -11,8 +11,8 @@ import dataclasses
 import fnmatch
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -50,10 +50,14 @@ class LoraConfig:
     share_qkv: bool = field(
         False, "q, k and v share what they read, as where they are one matrix (GPT-2)"
     )
+    whole: tuple[str, ...] = field(
+        (), "matrices that are trained themselves, beside the adapters of others"
+    )
+    MIN_RANK: ClassVar[int] = 1
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank} must be at least 1")
+        if self.rank < self.MIN_RANK:
+            raise ValueError(f"rank={self.rank} must be at least {self.MIN_RANK}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
 
@@ -66,7 +70,16 @@ class LoraConfig:
     @classmethod
     def from_json(cls, fields: dict) -> "LoraConfig":
         """The config that `dataclasses.asdict` wrote, read back from JSON."""
-        return cls(**{**fields, "targets": tuple(fields["targets"])})
+        lists = {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
+        return cls(**fields | lists)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionalLora(LoraConfig):
+    """LoRA where a rank is given; otherwise the model itself is trained."""
+
+    rank: int = field(0, "R: inner width of an adapter; 0: all weights are trained")
+    MIN_RANK: ClassVar[int] = 0
 
 
 def init(cfg: LoraConfig, base: Params, key: Key) -> Params:
@@ -85,6 +98,8 @@ def init(cfg: LoraConfig, base: Params, key: Key) -> Params:
     if cfg.share_qkv:
         for node, _ in nodes(found):
             _share(node)
+    for path, node, name in _find(cfg.whole, base):
+        node_at(found, path)[name] = jnp.array(node[name], jnp.float32)
     if cfg.bias == "all":
         for node, path in nodes(base):
             for name in [name for name in node if "bias" in name]:
@@ -220,6 +235,7 @@ def _fitting(above: str, name: str, node: Params) -> dict[str, tuple]:
     split = len(shape) - len(outputs)
     stacked = shape[: len(shape) - len(dims.parse(name))]
     found = {
+        name: shape,
         names.a: (*shape[:split], "R"),
         names.b: (*stacked, "R", *shape[split:]),
         names.magnitude: (*stacked, *shape[split:]),
@@ -263,6 +279,11 @@ def _dropouts(node: Params, rate: float, key: Key, path: str) -> Params:
 
 def _targets(cfg: LoraConfig, base: Params) -> list[tuple[str, Params, str]]:
     """(path, node, name) of each matrix that is adapted."""
+    return _find(cfg.targets, base)
+
+
+def _find(patterns: Sequence[str], base: Params) -> list[tuple[str, Params, str]]:
+    """(path, node, name) of each matrix that a pattern names."""
     known = {
         f"{path}/{_stem(name)}": (path, node, name)
         for node, path in nodes(base)
@@ -270,7 +291,7 @@ def _targets(cfg: LoraConfig, base: Params) -> list[tuple[str, Params, str]]:
         if name in MATRICES
     }
     matched = set()
-    for pattern in cfg.targets:
+    for pattern in patterns:
         own = [
             name for name in known if fnmatch.fnmatchcase(f"/{name}", f"*/{pattern}")
         ]

@@ -160,14 +160,19 @@ def batch_sharding(mesh: Mesh, num_axes: int = 2) -> NamedSharding:
 
 
 def placer(mesh: Mesh) -> Callable[[Any], Any]:
-    """place(batch): this process's rows of each array become part of all [B, T]."""
+    """place(batch): this process's rows of each array become part of all rows.
 
-    def place_rows(rows: Any) -> jax.Array:
-        sharding = batch_sharding(mesh, rows.ndim)
+    An array is [B, T], or has the letters that its name ends in: "rank_BA".
+    """
+
+    def place_rows(name: str, rows: Any) -> jax.Array:
+        letters = name.rpartition("_")[2]
+        letters = letters if letters.isupper() else "BT"[: rows.ndim]
+        sharding = NamedSharding(mesh, P(*map(ACTIVATIONS.get, letters)))
         return jax.make_array_from_process_local_data(sharding, rows)
 
     def place(batch: Any) -> Any:
-        return {name: place_rows(rows) for name, rows in batch.items()}
+        return {name: place_rows(name, rows) for name, rows in batch.items()}
 
     return place
 

@@ -39,10 +39,11 @@ class Tally:
 
     on_bad: what is done about one that cannot be learned from: `refuse` raises
       ValueError at the first, `skip` counts it and goes on.
+    what: they are called so.
     """
 
-    def __init__(self, on_bad: OnBad = "refuse"):
-        self.on_bad = on_bad
+    def __init__(self, on_bad: OnBad = "refuse", what: str = "conversations"):
+        self.on_bad, self.what = on_bad, what
         self.places = {LEARNED: [], HELD_OUT: []}
 
     def add(self, kind: str, where: str) -> None:
@@ -58,7 +59,7 @@ class Tally:
         """Counts one as refused, or raises; its kind is what comes before a colon."""
         if self.on_bad == "refuse":
             raise ValueError(
-                f"{where}: {error}; mend it, or leave out such conversations by "
+                f"{where}: {error}; mend it, or leave out such {self.what} by "
                 "--data.on_bad=skip"
             ) from error
         self.add(f"refused: {str(error).partition(':')[0]}", where)
@@ -67,7 +68,7 @@ class Tally:
         """The table of it all."""
         return [
             {
-                "conversations": kind,
+                self.what: kind,
                 "number": len(places),
                 "first": "" if kind in USED else ", ".join(places[:FIRST_PLACES]),
             }
@@ -87,11 +88,9 @@ def read(
 
     Raises FileNotFoundError, or ValueError in one line that names the place.
     """
-    for where, record in _records(spec):
+    for where, record in records(spec):
         try:
-            if isinstance(record, bytes):
-                record = _parse(record)
-            messages = to_messages(record)
+            messages = to_messages(parse(record))
             check_messages(messages, roles)
         except ValueError as error:
             tally.refuse(where, error)
@@ -99,8 +98,8 @@ def read(
             yield Conversation(where, messages)
 
 
-def _records(spec: str) -> Iterator[tuple[str, bytes | Mapping[str, Any]]]:
-    """(where it stands, a line of JSON or what it would say) of each conversation."""
+def records(spec: str) -> Iterator[tuple[str, bytes | Mapping[str, Any]]]:
+    """(where it stands, a line of JSON or what it would say) of each; see `read`."""
     for part in filter(None, map(str.strip, spec.split(","))):
         if part.startswith(HUB) or _is_saved(Path(part).expanduser()):
             for number, row in enumerate(_open_datasets(part)):
@@ -135,7 +134,10 @@ def _open_datasets(part: str):
     return found
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse(line: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a line says; ValueError, what is wrong before a colon, if it says none."""
+    if isinstance(line, Mapping):
+        return line
     try:
         return sources.read_object(line.decode(), "bad line")
     except UnicodeDecodeError as error:
@@ -146,10 +148,7 @@ def to_messages(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The messages of a record in any of LAYOUTS."""
     match record:
         case {"messages": messages}:
-            if not isinstance(messages, list | tuple):
-                raise ValueError("not a list of messages")
-            # Where rows are of one shape, a field that one lacks is None.
-            return [_without_none(message) for message in messages]
+            return read_messages(messages)
         case {"instruction": question, "output": answer}:
             more = record.get("input") or ""
             question = f"{question}\n\n{more}" if more else question
@@ -164,10 +163,17 @@ def to_messages(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _without_none(message: Any) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
+def read_messages(messages: Any) -> list[dict[str, Any]]:
+    """The list of messages that this should be."""
+    if not isinstance(messages, list | tuple) or not all(
+        isinstance(message, Mapping) for message in messages
+    ):
         raise ValueError("not a list of messages")
-    return {name: value for name, value in message.items() if value is not None}
+    # Where rows are of one shape, a field that one lacks is None.
+    return [
+        {name: value for name, value in message.items() if value is not None}
+        for message in messages
+    ]
 
 
 def check_messages(messages: list[dict[str, Any]], roles: Sequence[str]) -> None:

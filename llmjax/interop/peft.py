@@ -96,6 +96,8 @@ def save(
     are one matrix there but read apart here, the rank of theirs is the sum. Raises
     ValueError for what such a checkpoint cannot hold.
     """
+    if lora_cfg.whole:
+        raise ValueError(f"whole={lora_cfg.whole} cannot be saved in a peft folder")
     flat = _flat(adapters)
     slots = dict(table.slots(hf.FAMILIES[family], cfg))
     tensors: dict[str, np.ndarray] = {}

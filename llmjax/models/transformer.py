@@ -5,6 +5,7 @@ same trunk, once or twice, under another mask.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -46,15 +47,27 @@ def classifier_of(cfg: ModelConfig, num_classes: int) -> ModelConfig:
     )  # fmt: skip
 
 
+def scorer_of(cfg: ModelConfig) -> ModelConfig:
+    """The same trunk with a head of one output, which reads the last real token."""
+    return dataclasses.replace(classifier_of(cfg, 1), pooling="last")
+
+
 def pool(
     cfg: ModelConfig, hidden_BTD: jax.Array, segment_BT: jax.Array | None = None
 ) -> jax.Array:
-    """A vector for each text, [B, D]: the first token's, or the mean of the real ones.
+    """A vector for each text, [B, D]: that of its first token, of its last real one, or
+    the mean of all real ones.
 
     segment_BT: 0 at padding. None where there is none.
     """
     if cfg.pooling == "first":
         return hidden_BTD[:, 0]
+    if cfg.pooling == "last":
+        index_1T = jnp.arange(hidden_BTD.shape[1])[None]
+        is_real_BT = True if segment_BT is None else segment_BT > 0
+        last_B1 = jnp.where(is_real_BT, index_1T, 0).max(axis=1, keepdims=True)
+        last_B = jnp.broadcast_to(last_B1, (len(hidden_BTD), 1))
+        return jnp.take_along_axis(hidden_BTD, last_B[..., None], axis=1)[:, 0]
     if segment_BT is None:
         return hidden_BTD.mean(axis=1)
     real_BT1 = (segment_BT > 0).astype(hidden_BTD.dtype)[..., None]
@@ -86,6 +99,14 @@ def with_new_head(cfg: ModelConfig, params: Params, key: Key) -> Params:
     params = {name: part for name, part in params.items() if name != "head"}
     head = Head(cfg).init(key, method="declare").get("params", {})
     return params | {"head": head} if head else params
+
+
+def with_score_head(cfg: ModelConfig, params: Params, key: Key) -> Params:
+    """As `with_new_head`, for `scorer_of`: from N(0, 1 / (D + 1)), so that scores begin
+    with a variance of about 1 (Stiennon et al. 2020)."""
+    weight_DO = jax.random.normal(key, cfg.shape("head_DO")) / math.sqrt(cfg.width + 1)
+    head = {"head_DO": weight_DO, "bias_O": jnp.zeros(cfg.shape("bias_O"))}
+    return params | {"head": head}
 
 
 def _init(cfg: ModelConfig, key: Key) -> Params:

@@ -37,9 +37,10 @@ def abstract_state(
     mesh: jax.sharding.Mesh,
     *,
     ema: bool = False,
+    extras: Params | None = None,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without making it."""
-    state = jax.eval_shape(_make(init, tx, ema), jax.random.key(0))
+    state = jax.eval_shape(_make(init, tx, ema, extras), jax.random.key(0))
     sharding.param_shardings(state.params, mesh)  # strict: every name must resolve
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(
@@ -57,19 +58,24 @@ def init_state(
     key: Key,
     *,
     ema: bool = False,
+    extras: Params | None = None,
 ) -> TrainState:
-    """A fresh state, each device making its own part."""
-    abstract = abstract_state(init, tx, mesh, ema=ema)
+    """A fresh state, each device making its own part.
+
+    extras: what it carries beside, as it is at first.
+    """
+    abstract = abstract_state(init, tx, mesh, ema=ema, extras=extras)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(_make(init, tx, ema), out_shardings=shardings)(key)
+    return jax.jit(_make(init, tx, ema, extras), out_shardings=shardings)(key)
 
 
-def _make(init, tx, ema: bool):
+def _make(init, tx, ema: bool, more: Params | None):
     def make(key: Key) -> TrainState:
         init_key, train_key = jax.random.split(key)
         params = init(init_key)
         # A copy: the same buffer twice in a donated state would be an error.
         extras = {"ema": jax.tree.map(jnp.copy, params)} if ema else {}
+        extras |= more or {}
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, tx.init(params), train_key, extras)
 

@@ -80,22 +80,25 @@ def resume_or_init(
     *,
     ema: bool = False,
     init_from: Params | None = None,
+    extras: Params | None = None,
 ) -> TrainState:
     """The newest checkpoint's state, or a fresh one where there is none yet.
 
     init_from: parameters that a fresh state begins with, in place of drawn ones.
+    extras: what a fresh one carries beside; see `TrainState`.
     Raises ValueError, with the differences, when the checkpoint was made under another
     `config` (unless `run.allow_config_change`) or does not fit the state.
     """
     if checkpoints.latest_step() is None:
-        state = init_state(init, tx, mesh, jax.random.key(run.seed), ema=ema)
+        key = jax.random.key(run.seed)
+        state = init_state(init, tx, mesh, key, ema=ema, extras=extras)
         if init_from is None:
             return state
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
         params = jax.device_put(init_from, shardings)
-        extras = {"ema": jax.tree.map(jax.numpy.copy, params)} if ema else {}
-        return state._replace(params=params, extras=extras)
-    abstract = abstract_state(init, tx, mesh, ema=ema)
+        ema_copy = {"ema": jax.tree.map(jax.numpy.copy, params)} if ema else {}
+        return state._replace(params=params, extras=state.extras | ema_copy)
+    abstract = abstract_state(init, tx, mesh, ema=ema, extras=extras)
     meta = checkpoint.read_meta(checkpoints.directory)
     if not run.allow_config_change:
         checkpoint.check_config(meta["config"], as_json(config))

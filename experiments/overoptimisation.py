@@ -1,0 +1,120 @@
+"""A reward model is optimised until it no longer says what it was made to say.
+
+    python experiments/overoptimisation.py                # about 6 minutes, 2 CPU cores
+
+The language of exact_rlhf.py with its known gold reward. Reward models of two
+capacities learn from 100, 500 or 5,000 comparisons, some with a quarter mislabelled;
+policies then follow these proxies ever further from the reference: the best policy for
+each weight of the KL, the best of n draws, and PPO. The proxy only rises. Gold rises
+too, and with a weak proxy then falls below where it began, as in Gao et al. 2022.
+Where a policy stands is an exact sum over all 262,144 answers, not sampled.
+"""
+
+import dataclasses
+from functools import partial
+from operator import itemgetter
+
+import jax
+import numpy as np
+
+from llmjax import flags, lora, optim
+from llmjax.config import ModelConfig
+from llmjax.generate.sampling import SamplingConfig
+from llmjax.models import transformer
+from llmjax.rl import exact, loop, ppo, proxy, proxy_page, rollout, scores, trained
+from llmjax.rl.proxy import Proxy
+from llmjax.train import workdir
+from llmjax.train.state import init_state
+from llmjax.train.step import make_step
+
+START, NUM_FITS = 0, 5
+WEAK, STRONG = Proxy("bag", 500, 0.25), Proxy("bigram", 5000)
+PROXIES = (
+    Proxy("bigram", 100, 0.25), Proxy("bigram", 100), WEAK, Proxy("bag", 5000),
+    Proxy("bigram", 500), STRONG,
+)  # fmt: skip
+RUN = flags.define("", flags.Run(workdir="runs/overoptimisation", num_steps=80))
+LANGUAGE = flags.define("language", exact.LanguageConfig())
+MODEL = flags.define("model", ModelConfig(
+    num_layers=2, width=32, num_heads=2, num_kv_heads=2, head_width=16, ff_width=96,
+    positions="learned", vocab_size=8, context=16,
+))  # fmt: skip
+OPTIM = flags.define("optim", optim.OptimConfig(
+    name="adamw", lr=2e-3, schedule="constant", weight_decay=0.0, b2=0.999, eps=1e-5,
+))  # fmt: skip
+FREE = ppo.PpoConfig(value_coef=1.0, endless_penalty=0.0, kl_coef=0.03)
+PPO = flags.define("ppo", FREE)
+ROLLOUT = rollout.RolloutConfig(num_prompts=512, max_new_tokens=6)
+SAMPLING = SamplingConfig(temperature=1.0)
+
+
+def main():
+    language, (folder, mesh) = LANGUAGE(), workdir.begin(RUN())
+    flags.save(folder)
+    with jax.set_mesh(mesh):
+        model = transformer.make(MODEL())
+        fit = dataclasses.replace(OPTIM(), lr=1e-2, schedule="linear"), 400, 512
+        reference = exact.learn_chain(model, language, START, mesh, *fit)
+        ref_log_probs, gold = exact.known(model, reference, language, START)
+        curves, shown = {}, {}
+        for one in PROXIES:
+            rngs = map(np.random.default_rng, range(NUM_FITS))
+            fits = [
+                proxy.learn(language, one, ref_log_probs, gold, rng) for rng in rngs
+            ]
+            best = [proxy_page.optima(ref_log_probs, fit, gold) for fit in fits]
+            curves[str(one)] = proxy_page.mean(best)
+            if one in (WEAK, STRONG):
+                where = partial(proxy_page.place, reference=ref_log_probs,
+                                proxy=fits[0], gold=gold)  # fmt: skip
+                shown[str(one)] = {
+                    "best policy": best[0],
+                    "best of n": proxy_page.best_of_n(ref_log_probs, fits[0], gold),
+                    "PPO": follow(str(one), model, reference, fits[0], where, mesh),
+                }
+    proxy_page.write(folder, curves, shown)
+
+
+def follow(name, model, reference, reward, where, mesh):
+    """[Place] of a policy on its way, as PPO makes it follow the reward."""
+    run, language, knobs = RUN(), LANGUAGE(), PPO()
+    critic = transformer.make(transformer.scorer_of(MODEL()))
+    shared = (model, critic, knobs, SAMPLING.temperature)
+    prepare, policy = jax.jit(partial(ppo.prepare, *shared)), itemgetter("policy")
+    start = {"policy": reference, "critic": critic.init(jax.random.key(1))}
+    asked, score = [[START]] * ROLLOUT.num_prompts, exact.scorer(language, reward)
+    places = []
+
+    def collect(iteration, state):
+        batch, answers = rollout.draw(
+            model, policy(state.params), asked, ROLLOUT, sampling=SAMPLING,
+            iteration=iteration, num_tokens=language.length, context=MODEL().context,
+        )  # fmt: skip
+        batch["score_B"] = scores.call(score, asked, answers.ids)
+        batch["ended_B"] = np.ones(len(answers.ids), bool)  # all have one length
+        return prepare(
+            state.params, reference, rollout.place(batch, mesh), state.extras
+        )
+
+    def look(iteration, state, figures):
+        if iteration % 4 == 0:
+            log_probs = exact.of_model(model, policy(state.params), language, START)
+            places.append(where(log_probs))
+            print(f"{name}: iteration {iteration}: KL {places[-1].kl:.2f}, proxy "
+                  f"{places[-1].proxy:+.2f}, gold {places[-1].gold:+.2f}")  # fmt: skip
+
+    own = trained.begin(start, lora.OptionalLora())
+    tx, _ = optim.make(OPTIM(), run.num_steps)
+    extras = ppo.init_extras(knobs)
+    state = init_state(own.init, tx, mesh, jax.random.key(run.seed), extras=extras)
+    state = state._replace(params=own.start)
+    step_fn = make_step(partial(ppo.loss, *shared), tx, state)
+    loop.train(
+        step_fn, state, collect, mesh=mesh, num_iterations=run.num_steps, knobs=knobs,
+        seed=run.seed, hooks=[look],
+    )  # fmt: skip
+    return places
+
+
+if __name__ == "__main__":
+    flags.run(main)
