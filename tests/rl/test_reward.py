@@ -67,6 +67,8 @@ def test_a_score_is_the_head_on_the_last_token_alone_or_in_a_batch(model):
         assert scores[number] == pytest.approx(by_hand, abs=1e-5)
         assert alone == pytest.approx(by_hand, abs=1e-5)
     assert len(set(np.round(scores, 4))) == 4
+    # An answer may be over before it begins.
+    assert np.isfinite(model.score(["Why?"], [""])).all()
     # A conversation is a prompt too, and the model is a function like any other.
     [found] = model([ASK], ["No."])
     assert abs(found - scores[0]) > 1e-4
