@@ -99,6 +99,10 @@ def init(cfg: LoraConfig, base: Params, key: Key) -> Params:
         for node, _ in nodes(found):
             _share(node)
     for path, node, name in _find(cfg.whole, base):
+        if _read(node, name) is not node[name]:
+            raise ValueError(
+                f"whole: {path}/{name} is held in fewer bits, and cannot be trained"
+            )
         node_at(found, path)[name] = jnp.array(node[name], jnp.float32)
     if cfg.bias == "all":
         for node, path in nodes(base):
@@ -278,8 +282,10 @@ def _dropouts(node: Params, rate: float, key: Key, path: str) -> Params:
 
 
 def _targets(cfg: LoraConfig, base: Params) -> list[tuple[str, Params, str]]:
-    """(path, node, name) of each matrix that is adapted."""
-    return _find(cfg.targets, base)
+    """(path, node, name) of each matrix that is adapted; none that is trained whole."""
+    whole = {(path, name) for path, _, name in _find(cfg.whole, base)}
+    adapted = _find(cfg.targets, base)
+    return [one for one in adapted if (one[0], one[2]) not in whole]
 
 
 def _find(patterns: Sequence[str], base: Params) -> list[tuple[str, Params, str]]:

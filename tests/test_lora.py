@@ -1,6 +1,7 @@
 """LoRA: it changes nothing at first, then what a merged model would compute."""
 
 import dataclasses
+import json
 from functools import partial
 
 import jax
@@ -33,6 +34,7 @@ KINDS = [
     LoraConfig(rank=3, alpha=5.0, targets=ALL, scaling="alpha/sqrt(r)", bias="all"),
     LoraConfig(rank=2, targets=ALL, dora=True, bias="lora_only"),
     LoraConfig(rank=4, targets=("attention/*",), share_qkv=True),
+    LoraConfig(rank=2, whole=("head", "mlp/up")),
 ]
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 12)).astype(np.int32)
 
@@ -81,7 +83,7 @@ def logits_fn(cfg=CFG, layers="scan"):
     return logits
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["lora", "all", "dora", "shared"])
+@pytest.mark.parametrize("kind", KINDS, ids=["lora", "all", "dora", "shared", "whole"])
 def test_nothing_changes_at_first_and_merged_equals_adapted(kind):
     base, logits = base_of(), logits_fn()
     plain = logits(base)
@@ -352,3 +354,31 @@ def test_names_that_do_not_fit():
         lora.merge(tied, trained(cfg, tied), cfg)
     with pytest.raises(ValueError, match="rank=0"):
         LoraConfig(rank=0)
+
+
+def test_matrices_that_are_trained_whole():
+    kind = LoraConfig(rank=2, targets=("attention/q",), whole=("head",))
+    base = base_of()
+    adapters = trained(kind, base)
+    assert set(adapters) == {"blocks", "head"}
+    lora.check(base, adapters)
+    merged = lora.merge(base, adapters, kind)
+    np.testing.assert_array_equal(
+        merged["head"]["head_DV"], adapters["head"]["head_DV"]
+    )
+    fields = json.loads(json.dumps(dataclasses.asdict(kind)))
+    assert LoraConfig.from_json(fields) == kind
+    with pytest.raises(ValueError, match="'tail' matches no matrix"):
+        start(dataclasses.replace(kind, whole=("tail",)), base)
+    narrow = quantise.narrow(base, "int8")
+    with pytest.raises(ValueError, match="head/head_DV is held in fewer bits"):
+        start(kind, narrow)
+    wrong = {"head": {"head_DV": adapters["head"]["head_DV"][:, :9]}}
+    with pytest.raises(ValueError, match=r"head/head_DV has shape \(32, 9\)"):
+        lora.check(base, wrong)
+
+
+def test_lora_may_be_left_out():
+    assert lora.OptionalLora().rank == 0
+    with pytest.raises(ValueError, match="rank=-1 must be at least 0"):
+        lora.OptionalLora(rank=-1)

@@ -93,9 +93,17 @@ def test_batches_that_do_not_divide_are_refused():
 def test_a_batch_is_placed_by_rows_and_tokens():
     mesh = mesh_of("data=2,sequence=4")
     place = sharding.placer(mesh)
-    batch = {"tokens": np.arange(32).reshape(4, 8), "class_B": np.arange(4)}
+    batch = {
+        "tokens": np.arange(32).reshape(4, 8),
+        "class_B": np.arange(4),
+        "rank_BA": np.arange(12).reshape(4, 3),  # the letters say what is split
+        "tokens_BAT": np.arange(96).reshape(4, 3, 8),
+    }
     placed = place(batch)
-    for name, shape in (("tokens", (2, 2)), ("class_B", (2,))):
+    for name, shape in (
+        ("tokens", (2, 2)), ("class_B", (2,)), ("rank_BA", (2, 3)),
+        ("tokens_BAT", (2, 3, 2)),
+    ):  # fmt: skip
         np.testing.assert_array_equal(placed[name], batch[name])
         assert placed[name].sharding.shard_shape(batch[name].shape) == shape
 

@@ -209,6 +209,4 @@ def reviews() -> Iterator[Comparison]:
         title = film.replace("_", " ").title()
         for index in range(num):
             pair = [sides[side][index % len(sides[side])] for side in sides]
-            yield from_texts(
-                f"{film}:{index}", f"What do you say of the film {title}?", pair, [1, 2]
-            )
+            yield from_texts(f"{film}:{index}", f"How is {title}?", pair, [1, 2])

@@ -40,7 +40,7 @@ def write(
         ("Calibration", calibration_chart(pairs) + CALIBRATED),
         ("Accuracy by distance", report.table(preferences.by_size(pairs))),
         ("Length", report.table(preferences.by_length(figures, pairs))),
-        ("Worst mistakes", report.table(mistakes(pairs, corpus.validation))),
+        ("Worst mistakes", "".join(map(_block, mistakes(pairs, corpus.validation)))),
         ("Comparisons", report.table(corpus.tally.rows())),
     ]
     summary = record.summary() | figures
@@ -93,3 +93,10 @@ def mistakes(
             }
         )  # fmt: skip
     return found
+
+
+def _block(mistake: Mapping[str, Any]) -> str:
+    sure = f"the model prefers, with probability {mistake['its probability']}:"
+    text = f"people prefer:\n{mistake['people prefer']}\n\n"
+    text += f"{sure}\n{mistake['the model prefers']}"
+    return report.text_block(text, f"{mistake['prompt']}  ({mistake['where']})")

@@ -87,19 +87,8 @@ class RewardModel:
 
         Raises ValueError, with its number, for a prompt that leaves no room.
         """
-        return self.score_talks(
-            [
-                [
-                    *(
-                        [{"role": "user", "content": prompt}]
-                        if isinstance(prompt, str)
-                        else prompt
-                    ),
-                    {"role": "assistant", "content": response},
-                ]
-                for prompt, response in zip(prompts, responses, strict=True)
-            ]
-        )
+        asked = zip(prompts, responses, strict=True)
+        return self.score_talks([_talk(*one) for one in asked])
 
     __call__ = score  # a reward as any other function of prompts and responses
 
@@ -196,6 +185,12 @@ class RewardModel:
             "bias_O": head["bias_O"] * self.gain + self.bias,
         }
         return {**self.params, "head": {**head, **made}}
+
+
+def _talk(prompt: str | Messages, response: str) -> Messages:
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    return [*prompt, {"role": "assistant", "content": response}]
 
 
 @partial(jax.jit, static_argnums=0)
