@@ -1,8 +1,9 @@
 """Instruction tuning, and to what it generalises: new wordings, new pairs, new tasks.
 
     python experiments/instruction_tuning.py                          # 2 CPU cores
-    python experiments/instruction_tuning.py --base=SmolLM2-135M.gguf --clusters=12 \
-        --num_seeds=1 --workdir=runs/smollm2                          # LoRA
+    python experiments/instruction_tuning.py --workdir=runs/smollm2 --clusters=12 \
+        --base=SmolLM2-135M.gguf --num_seeds=1 --num_untold=0 --num_steps=150 \
+        --batch_size=4 --data.num_asked=4 --data.num_asked_pair=1     # LoRA
 
 A small base is tuned on the small tasks of 4, 8 or 12 clusters, in as many steps on as
 many examples each, and then asked, without any example, what it was never tuned on:

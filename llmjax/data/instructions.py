@@ -46,7 +46,7 @@ LINES = 8  # of a document of instructions
 class InstructionConfig:
     """What is learned, and how much is asked."""
 
-    num_examples: int = field(48_000, "that each model is tuned on")
+    num_examples: int = field(64_000, "that each model is tuned on")
     pair_share: float = field(0.4, "of these: two tasks, one after the other")
     show_steps: bool = field(True, "the answer to a pair has that of its first step")
     num_asked: int = field(12, "questions on each task, of each kind")

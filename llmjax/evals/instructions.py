@@ -31,7 +31,7 @@ class TuneConfig:
     clusters: tuple[int, ...] = field((4, 8, 12), "of tasks that a model is tuned on")
     num_seeds: int = field(3, "models tuned on as many clusters")
     num_untold: int = field(1, "models of the most clusters, never told what to do")
-    num_steps: int = field(1200, "of tuning")
+    num_steps: int = field(2000, "of tuning")
     batch_size: int = field(16, "rows of 256 tokens in a step")
     size: str = field("3x64", "layers x width of the base that is made")
     base_steps: int = field(300, "that it is made in")
