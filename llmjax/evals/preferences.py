@@ -166,8 +166,7 @@ def by_size(pairs: Pairs) -> list[dict[str, Any]]:
         known = np.flatnonzero(~np.isnan(sizes))
         if not len(known) or (name == "margin" and not sizes.any()):
             continue
-        order = known[np.argsort(sizes[known], kind="stable")]
-        for part in np.array_split(order, min(NUM_GAPS, len(np.unique(sizes[known])))):
+        for part in _groups(sizes, known):
             some = pairs.take(part)
             low, high = interval(some)
             span = f"{sizes[part].min():.2f} to {sizes[part].max():.2f}"
@@ -178,6 +177,16 @@ def by_size(pairs: Pairs) -> list[dict[str, Any]]:
                 }
             )  # fmt: skip
     return rows
+
+
+def _groups(sizes: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
+    """The known places, by size: a group for each of a few sizes, or for quarters."""
+    starts = np.unique(sizes[known])
+    if len(starts) > NUM_GAPS:
+        shares = np.arange(NUM_GAPS) / NUM_GAPS
+        starts = np.unique(np.quantile(sizes[known], shares))
+    group = np.searchsorted(starts, sizes[known], side="right")
+    return [known[group == number] for number in np.unique(group)]
 
 
 def by_length(figures: Mapping[str, float], pairs: Pairs) -> list[dict[str, Any]]:
