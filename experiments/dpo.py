@@ -20,7 +20,7 @@ from llmjax.config import ComputeConfig
 from llmjax.data import comparison_corpus
 from llmjax.data.batches import Batches, eval_batches
 from llmjax.load import chat_template, load_writer
-from llmjax.models import transformer
+from llmjax.models import quantise, transformer
 from llmjax.rl import dpo, trained
 from llmjax.train import outputs, workdir
 from llmjax.train.config import TrainConfig
@@ -66,6 +66,8 @@ def main():
         dpo=DPO(), optim=OPTIM(), train=knobs, **trained.base_of(run, LORA()),
     )  # fmt: skip
     with jax.set_mesh(mesh), Checkpoints(folder / "checkpoints") as checkpoints:
+        if LORA().rank:
+            params = quantise.narrow(params, LORA().base)
         reference = jax.device_put(params, sharding.param_shardings(params, mesh))
         own = trained.begin(reference, LORA())
 

@@ -20,7 +20,7 @@ from llmjax.config import ComputeConfig
 from llmjax.data import prompts
 from llmjax.generate.sampling import SamplingConfig
 from llmjax.load import chat_template, load_writer
-from llmjax.models import transformer
+from llmjax.models import quantise, transformer
 from llmjax.rl import grpo, loop, page, rollout, scores, trained
 from llmjax.train import workdir
 from llmjax.train.step import make_step
@@ -62,6 +62,8 @@ def main():
         grpo=knobs, optim=OPTIM(), **trained.base_of(run, LORA()),
     )  # fmt: skip
     with jax.set_mesh(mesh), Checkpoints(folder / "checkpoints") as checkpoints:
+        if LORA().rank:
+            params = quantise.narrow(params, LORA().base)
         base = jax.device_put(params, sharding.param_shardings(params, mesh))
         own = trained.begin(base, LORA())
         shared = (model, knobs, ROLLOUT(), SAMPLING().temperature)

@@ -33,14 +33,14 @@ PROXIES = (
     Proxy("bigram", 100, 0.25), Proxy("bigram", 100), WEAK, Proxy("bag", 5000),
     Proxy("bigram", 500), STRONG,
 )  # fmt: skip
-RUN = flags.define("", flags.Run(workdir="runs/overoptimisation", num_steps=80))
+RUN = flags.define("", flags.Run(workdir="runs/overoptimisation", num_steps=60))
 LANGUAGE = flags.define("language", exact.LanguageConfig())
 MODEL = flags.define("model", ModelConfig(
     num_layers=2, width=32, num_heads=2, num_kv_heads=2, head_width=16, ff_width=96,
     positions="learned", vocab_size=8, context=16,
 ))  # fmt: skip
 OPTIM = flags.define("optim", optim.OptimConfig(
-    name="adamw", lr=2e-3, schedule="constant", weight_decay=0.0, b2=0.999, eps=1e-5,
+    name="adamw", lr=2e-4, schedule="constant", weight_decay=0.0, b2=0.999, eps=1e-5,
 ))  # fmt: skip
 FREE = ppo.PpoConfig(value_coef=1.0, endless_penalty=0.0, kl_coef=0.03)
 PPO = flags.define("ppo", FREE)
@@ -97,7 +97,7 @@ def follow(name, model, reference, reward, where, mesh):
         )
 
     def look(iteration, state, figures):
-        if iteration % 4 == 0:
+        if iteration % 3 == 0:
             log_probs = exact.of_model(model, policy(state.params), language, START)
             places.append(where(log_probs))
             print(f"{name}: iteration {iteration}: KL {places[-1].kl:.2f}, proxy "

@@ -23,7 +23,7 @@ from llmjax.config import ComputeConfig
 from llmjax.data import prompts
 from llmjax.generate.sampling import SamplingConfig
 from llmjax.load import chat_template, load_writer
-from llmjax.models import transformer
+from llmjax.models import quantise, transformer
 from llmjax.rl import critic as critics
 from llmjax.rl import loop, page, ppo, rollout, scores, trained
 from llmjax.train import workdir
@@ -70,6 +70,8 @@ def main():
         ppo=knobs, critic=CRITIC(), optim=OPTIM(), **trained.base_of(run, LORA()),
     )  # fmt: skip
     with jax.set_mesh(mesh), Checkpoints(folder / "checkpoints") as checkpoints:
+        if LORA().rank:
+            params = quantise.narrow(params, LORA().base)
         base = {"policy": params}
         base["critic"] = critics.begin(CRITIC(), scorer, params, new_head)
         base = jax.device_put(base, sharding.param_shardings(base, mesh))

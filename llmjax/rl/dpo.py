@@ -96,12 +96,11 @@ def loss(
     smoothing = {"smoothing": cfg.smoothing} if cfg.smoothing else {}
     one = partial(getattr(preference, cfg.loss), beta=cfg.beta, **smoothing)
     if cfg.loss == "ipo":
-        loss_B = one(
-            chosen_B / chosen_BT.sum(axis=1), rejected_B / rejected_BT.sum(axis=1)
-        )
+        lengths = (jnp.maximum(x.sum(axis=1), 1) for x in (chosen_BT, rejected_BT))
+        loss_B = one(*map(jnp.divide, (chosen_B, rejected_B), lengths))
     else:
         loss_B = one(chosen_B, rejected_B)
-    count, margin_B = jnp.float32(len(loss_B)), cfg.beta * (chosen_B - rejected_B)
+    is_pair_B, margin_B = chosen_BT.any(axis=1), cfg.beta * (chosen_B - rejected_B)
     metrics = {
         "loss": loss_B, "accuracy": margin_B > 0, "margin": margin_B,
         "chosen": chosen_B, "rejected": rejected_B,

@@ -140,7 +140,7 @@ def updated(kind, rolled, spec, num_devices):
             shared = (MODEL, knobs, SHAPE, 0.7)
             prepare = jax.jit(partial(grpo.prepare, *shared))
             loss_fn, start, extras = partial(grpo.loss, *shared), policy, {}
-        tx = optax.sgd(1e-2)
+        tx = optax.sgd(2e-5 if kind == "rloo" else 5e-4)  # its ratios are of answers
         own = trained.begin(start, lora.OptionalLora())
         state = init_state(own.init, tx, mesh, jax.random.key(0), extras=extras)
         places = jax.tree.map(lambda leaf: leaf.sharding, state.params)

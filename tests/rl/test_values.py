@@ -136,6 +136,16 @@ def test_smoothing_mixes_and_robust_undoes_flips():
     np.testing.assert_allclose(mixed, plain, atol=BAR)
 
 
+def test_the_level_of_kto_is_the_mean_but_never_below_zero():
+    def by_hand(chosen, rejected, level):
+        right, wrong = (0.1 * (chosen - level), 0.1 * (level - rejected))
+        return 2 - 1 / (1 + np.exp(-right)) - 1 / (1 + np.exp(-wrong))
+
+    for chosen, rejected, level in ((-3, -1, 0), (3, -1, 1)):
+        found = preference.kto(f32([chosen]), f32([rejected]))
+        np.testing.assert_allclose(found, [by_hand(chosen, rejected, level)], atol=BAR)
+
+
 @pytest.mark.parametrize("num_rows", [2, 300])  # whole, and in parts
 def test_log_probs_are_of_the_logits_over_the_temperature(num_rows):
     hidden, table = draw(num_rows, 7, 4), draw(4, 5, seed=1)
