@@ -5,9 +5,9 @@
 
 Answers are 6 symbols of 8, so all 262,144 can be listed; a small transformer learns to
 write as a chain of symbols does, and is the reference. For a reward r the best policy
-is reference * exp(r / beta) / Z. At beta 0.5 both reach over nine tenths of its
-objective E[r] - beta * KL, and no policy lies above the frontier of all best ones. What
-is shown of a policy is exact, not sampled.
+is reference * exp(r / beta) / Z. Of its objective E[r] - beta * KL, 0.767 at beta 0.5,
+PPO reaches 98 %, RLOO 96 % and GRPO 94 %; with the KL in GRPO's loss (--grpo.kl_in) it
+is 88 %. No policy lies above the frontier. All that is shown is exact, not sampled.
 """
 
 import dataclasses

@@ -33,7 +33,7 @@ PROXIES = (
     Proxy("bigram", 100, 0.25), Proxy("bigram", 100), WEAK, Proxy("bag", 5000),
     Proxy("bigram", 500), STRONG,
 )  # fmt: skip
-RUN = flags.define("", flags.Run(workdir="runs/overoptimisation", num_steps=60))
+RUN = flags.define("", flags.Run(workdir="runs/overoptimisation", num_steps=45))
 LANGUAGE = flags.define("language", exact.LanguageConfig())
 MODEL = flags.define("model", ModelConfig(
     num_layers=2, width=32, num_heads=2, num_kv_heads=2, head_width=16, ff_width=96,
@@ -42,7 +42,7 @@ MODEL = flags.define("model", ModelConfig(
 OPTIM = flags.define("optim", optim.OptimConfig(
     name="adamw", lr=2e-4, schedule="constant", weight_decay=0.0, b2=0.999, eps=1e-5,
 ))  # fmt: skip
-FREE = ppo.PpoConfig(value_coef=1.0, endless_penalty=0.0, kl_coef=0.03)
+FREE = ppo.PpoConfig(value_coef=1.0, endless_penalty=0.0, kl_coef=0.05)
 PPO = flags.define("ppo", FREE)
 ROLLOUT = rollout.RolloutConfig(num_prompts=512, max_new_tokens=6)
 SAMPLING = SamplingConfig(temperature=1.0)

@@ -31,7 +31,9 @@ def place(
 ) -> Place:
     """Exact sums over all answers."""
     kl, score = exact.measure(log_probs, reference, proxy)
-    return Place(kl, score, exact.measure(log_probs, reference, gold).exact_reward)
+    return Place(
+        max(kl, 0.0), score, exact.measure(log_probs, reference, gold).exact_reward
+    )
 
 
 def optima(reference: np.ndarray, proxy: np.ndarray, gold: np.ndarray) -> list[Place]:

@@ -71,3 +71,19 @@ def test_a_weak_proxy_is_over_optimised_and_a_strong_one_is_not(known):
     near = exact.measure(exact.optimum(reference, scores, 1.0), reference, gold)
     nearer = exact.measure(exact.optimum(reference, scores, 2.0), reference, gold)
     assert near.exact_reward > nearer.exact_reward  # at a large weight of the KL
+
+
+def test_the_page_is_written(known, tmp_path, capsys):
+    """Also of a policy that is the reference, whose KL is rounded to below 0."""
+    reference, gold = known
+    curve = [
+        proxy_page.place(exact.best_of(num, reference, gold), reference, gold, gold)
+        for num in (1, 4, 64)
+    ]
+    assert curve[0].kl == pytest.approx(0, abs=1e-9) and curve[0].kl >= 0
+    np.testing.assert_allclose([one.gold for one in curve[1:]], [0.92, 1.6], atol=0.02)
+    rows = proxy_page.write(
+        tmp_path, {"gold": curve}, {"gold": {"best policy": curve, "PPO": curve}}
+    )
+    assert len(rows) == 2 and rows[0]["proxy only rises"] and rows[0]["fall"] == 0
+    assert (tmp_path / "report.html").is_file() and "PPO" in capsys.readouterr().out
