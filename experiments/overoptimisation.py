@@ -6,8 +6,9 @@ The language of exact_rlhf.py with its known gold reward. Reward models of two
 capacities learn from 100, 500 or 5,000 comparisons, some with a quarter mislabelled;
 policies then follow these proxies ever further from the reference: the best policy for
 each weight of the KL, the best of n draws, and PPO. The proxy only rises. Gold rises
-too, and with a weak proxy then falls below where it began, as in Gao et al. 2022.
-Where a policy stands is an exact sum over all 262,144 answers, not sampled.
+too, and with a weak proxy then falls, as in Gao et al. 2022: of counts of symbols from
+500 noisy pairs PPO gains 0.87 deviations, then loses 1.1; of pairs of symbols, from
+5,000 labels, it gains 1.38 and loses 0.2. All that is shown is exact, not sampled.
 """
 
 import dataclasses
