@@ -6,8 +6,9 @@ The language of exact_rlhf.py with its known gold reward. Reward models of two
 capacities learn from 100, 500 or 5,000 comparisons, some with a quarter mislabelled;
 policies then follow these proxies ever further from the reference: the best policy for
 each weight of the KL, the best of n draws, and PPO. The proxy only rises. Gold rises
-too, and with a weak proxy then falls below where it began, as in Gao et al. 2022.
-Where a policy stands is an exact sum over all 262,144 answers, not sampled.
+too, and with a weak proxy then falls, as in Gao et al. 2022: by PPO from +0.87 to -0.21
+deviations with a bag of symbols and 500 noisy pairs, from +1.38 to +1.15 with pairs of
+symbols and 5,000. All that is shown is exact, not sampled.
 """
 
 import dataclasses
@@ -104,8 +105,7 @@ def follow(name, model, reference, reward, where, mesh):
                   f"{places[-1].proxy:+.2f}, gold {places[-1].gold:+.2f}")  # fmt: skip
 
     own = trained.begin(start, lora.OptionalLora())
-    tx, _ = optim.make(OPTIM(), run.num_steps)
-    extras = ppo.init_extras(knobs)
+    tx, extras = optim.make(OPTIM(), run.num_steps)[0], ppo.init_extras(knobs)
     state = init_state(own.init, tx, mesh, jax.random.key(run.seed), extras=extras)
     state = state._replace(params=own.start)
     step_fn = make_step(partial(ppo.loss, *shared), tx, state)

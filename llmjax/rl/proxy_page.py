@@ -69,7 +69,7 @@ def row(name: str, curve: Sequence[Place]) -> dict:
         "last KL": curve[-1].kl, "last proxy": curve[-1].proxy,
         "fall": gold[peak] - gold[-1],
         "proxy only rises": all(
-            after.proxy > before.proxy - 0.02
+            after.proxy > before.proxy - 0.05
             for before, after in itertools.pairwise(curve)
         ),
     }  # fmt: skip
@@ -125,7 +125,8 @@ def write(
     ]
     report.write(folder / "report.html", "Over-optimisation of reward models", sections)
     charts.write_pngs(folder, figures)
-    print_table(rows)
+    names = "policy", "peak gold", "at KL", "fall", "last KL"
+    print_table([{name: one[name] for name in names} for one in rows])
     print(f"report: {folder}/report.html")
     return rows
 
