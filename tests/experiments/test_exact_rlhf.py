@@ -29,7 +29,7 @@ def test_policies_near_the_best_and_the_run_resumes(tmp_path):
     assert 0.74 < best["J"] < 0.8 and 1.0 < best["KL"] < 1.2
     for name in ("ppo", "grpo"):
         found = summary[name]
-        assert 0.45 < found["J"] < best["J"]
+        assert 0.3 < found["J"] < best["J"]
         assert found["above frontier"] < 0
     code, out, err = run("exact_rlhf", *args)
     assert code == 0 and "10/10" not in out, err  # nothing is left to do
