@@ -177,18 +177,18 @@ def write(
 def summarise(by_seed: Sequence[Answers], *, seed: int = 0) -> dict[str, dict]:
     """Each figure of the same problems over several models: mean, low, high, seeds.
 
-    low, high: 95 %. For exact they are Wilson's, as if all answers were independent;
-    for the rest, problems and models are drawn again (a bootstrap of both). seeds: the
-    mean of each model, since so few say little of how far others would be off.
+    low, high: 95 %, problems and models drawn again (a bootstrap of both). For exact
+    they reach as far as Wilson's at least: where all are right, nothing is left to
+    draw. seeds: the mean of each model, since so few say little of others.
     """
     rng = np.random.default_rng(seed)
     summary = {}
     for name in Answers._fields:
         values = np.array([getattr(one, name) for one in by_seed], np.float64)
+        low, high = np.quantile(_resampled_means(values, rng), (0.025, 0.975))
         if name == "exact":
-            low, high = wilson_interval(int(values.sum()), values.size)
-        else:
-            low, high = np.quantile(_resampled_means(values, rng), (0.025, 0.975))
+            wilson = wilson_interval(int(values.sum()), values.size)
+            low, high = min(low, wilson[0]), max(high, wilson[1])
         summary[name] = {
             "mean": float(values.mean()), "low": float(low), "high": float(high),
             "seeds": values.mean(axis=1).tolist(),

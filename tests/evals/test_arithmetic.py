@@ -125,9 +125,16 @@ def test_summary():
     ]
     found = asking.summarise(answers)
     assert found["exact"]["mean"] == 7 / 8 and found["exact"]["seeds"] == [0.75, 1.0]
-    # Wilson's interval of 7 in 8, from any table of it.
-    assert found["exact"]["low"] == pytest.approx(0.5291, abs=1e-4)
-    assert found["exact"]["high"] == pytest.approx(0.9776, abs=1e-4)
+    # Resampled, 7 in 8 reaches from 0.5 to 1; Wilson's, of any table, to 0.978 only.
+    assert found["exact"]["low"] == 0.5 and found["exact"]["high"] == 1
+    same = [answers[1], answers[1]]
+    # Where all are right nothing differs from draw to draw: Wilson's 8 in 8.
+    assert asking.summarise(same)["exact"]["low"] == pytest.approx(0.6756, abs=1e-4)
+    # One model that can, and one that cannot, say that another may do either.
+    cannot = answers[1]._replace(exact=np.zeros(4, bool))
+    found = asking.summarise([answers[1], cannot])["exact"]
+    assert (found["mean"], found["low"], found["high"]) == (0.5, 0, 1)
+    found = asking.summarise(answers)
     assert found["nats"]["mean"] == -2.75
     assert found["nats"]["low"] < -2.75 < found["nats"]["high"]
     assert found["digits"]["low"] == found["digits"]["high"] == 1
