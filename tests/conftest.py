@@ -1,7 +1,9 @@
 """What all tests run under: eight CPU devices, strict ranks, shapes checked."""
 
+import gc
 import os
 import tempfile
+from pathlib import Path
 
 # Before jax is imported, and so that programs started by a test stay on the CPU too.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,6 +18,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from llmjax import dims
 
 NUM_DEVICES = 8
+# Pieces of memory: Linux allows a process 65,530, every compiled program takes some, and
+# one too many is a segmentation fault.
+MOST_MAPS = 40_000
+MAPS = Path("/proc/self/maps")
 
 
 def pytest_configure() -> None:
@@ -36,6 +42,15 @@ def check_dims():
     """`dims.check` compares the shapes of every array that a test passes by it."""
     with dims.checking():
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """A process that has run hundreds of tests keeps no program for ever."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
