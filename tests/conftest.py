@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from llmjax import dims
 
 NUM_DEVICES = 8
-# Pieces of memory: Linux allows a process 65,530, every compiled program takes some, and
+# Pieces of memory: Linux allows a process 65,530, each compiled program takes some, and
 # one too many is a segmentation fault.
 MOST_MAPS = 40_000
 MAPS = Path("/proc/self/maps")
