@@ -1,3 +1,3 @@
 """llmjax: a language model's whole life in JAX and Flax. Importing it costs nothing."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
