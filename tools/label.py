@@ -13,6 +13,7 @@ end the program whenever you like, and start it again to go on.
 import contextlib
 import json
 import os
+import signal
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ def main() -> None:
     print(f"{done}\n{url}  (Ctrl-C ends)", flush=True)
     if OPEN.value:
         webbrowser.open(url)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), server:
         server.serve_forever()
     print(f"\n{desk.num_ranked} of {len(desk.items)} ranked, in {OUT.value}")

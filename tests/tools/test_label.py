@@ -21,7 +21,7 @@ def start(*args):
 
 
 def end(process):
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # as Ctrl-C, which a background may not hear
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out
