@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.ops.xent import summed_xent
+from llmjax.ops.xent import positions_at_once, summed_xent
 from llmjax.types import Batch, Key, Metrics, Model, Params
 
 
@@ -23,12 +23,10 @@ def next_token(
     """Mean cross-entropy in nats of `targets` over the positions with weight.
 
     batch: tokens, targets and weights, [B, T]; optional segment_ids and positions.
-    chunk_tokens: about how many positions of a device have logits at once; None is 512
-      on a CPU, where they then stay in its cache, and 8,192 elsewhere.
+    chunk_tokens: about how many positions of a device have logits at once; None is what
+      `ops.xent.positions_at_once` takes.
     Metrics: "loss" is (sum, count) of the cross-entropy alone, without z-loss.
     """
-    chunk_tokens = chunk_tokens or (512 if jax.default_backend() == "cpu" else 8192)
-    num_devices = max(1, jax.sharding.get_abstract_mesh().size)
     hidden_BTD = model.apply(params, batch, key=key).hidden_BTD
     weights_BT = batch["weights"]
     objective, xent = summed_xent(
@@ -36,7 +34,7 @@ def next_token(
         hidden_BTD,
         batch["targets"],
         weights_BT,
-        chunk=max(1, chunk_tokens * num_devices // hidden_BTD.shape[0]),
+        chunk=positions_at_once(len(hidden_BTD), chunk_tokens),
         z_loss=z_loss,
     )
     count = jnp.sum(weights_BT)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llmjax.ops.xent import at_ids, positions_at_once, split_positions
 from llmjax.rl import kl
 from llmjax.types import Batch, Key, Model, Params
 
@@ -48,7 +49,7 @@ def read(
     def part(hidden_BTD, targets_BT):
         log_probs_BTV = _log_probs(readout(hidden_BTD), temperature)
         plogp_BTV = jnp.exp(log_probs_BTV) * log_probs_BTV
-        return Said(_at(log_probs_BTV, targets_BT), -plogp_BTV.sum(axis=-1))
+        return Said(at_ids(log_probs_BTV, targets_BT)[0], -plogp_BTV.sum(axis=-1))
 
     return _in_parts(part, hidden_BTD, batch["targets"])
 
@@ -67,8 +68,8 @@ def compare(
         logits_BTV = model.readout(params, hidden_BTD) / temperature
         ref_BTV = model.readout(reference, ref_hidden_BTD) / temperature
         return {
-            "log_probs": _at(jax.nn.log_softmax(logits_BTV), targets_BT),
-            "ref_log_probs": _at(jax.nn.log_softmax(ref_BTV), targets_BT),
+            "log_probs": at_ids(jax.nn.log_softmax(logits_BTV), targets_BT)[0],
+            "ref_log_probs": at_ids(jax.nn.log_softmax(ref_BTV), targets_BT)[0],
             "full_kl": kl.full(logits_BTV, ref_BTV),
         }
 
@@ -88,30 +89,17 @@ def _log_probs(logits_BTV: jax.Array, temperature: float) -> jax.Array:
     return jax.nn.log_softmax(logits_BTV / temperature)
 
 
-def _at(values_BTV: jax.Array, ids_BT: jax.Array) -> jax.Array:
-    # A comparison instead of a gather: it needs no communication when V is sharded.
-    V = values_BTV.shape[-1]
-    is_id_BTV = ids_BT[..., None] == jnp.arange(V, dtype=ids_BT.dtype)[None, None]
-    return jnp.sum(jnp.where(is_id_BTV, values_BTV, 0), axis=-1)
-
-
 def _in_parts(part: Callable, *arrays: jax.Array):
-    """`part` of the arrays [B, T, ...], some positions at a time, which backward makes
-    again: as many as `losses.next_token` has logits of."""
-    tokens = 512 if jax.default_backend() == "cpu" else 8192
+    """`part` of the arrays [B, T, ...], some positions at a time, as many as
+    `losses.next_token` has logits of; backward makes them again."""
     B, T = arrays[0].shape[:2]
-    num_devices = max(1, jax.sharding.get_abstract_mesh().size)
-    chunk = max(1, tokens * num_devices // B)
+    chunk = positions_at_once(B)
     if chunk >= T:
         return part(*arrays)
-    num = -(-T // chunk)
-
-    def split(x):  # strided, so that each device has its share of a split T
-        x = jnp.pad(x, [(0, 0), (0, num * chunk - T)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(B, chunk, num, *x.shape[2:]), 2, 0)
 
     def whole(x):
-        return jnp.moveaxis(x, 0, 2).reshape(B, num * chunk)[:, :T]
+        return jnp.moveaxis(x, 0, 2).reshape(B, -1)[:, :T]
 
+    xs = tuple(split_positions(array, chunk) for array in arrays)
     checkpointed = jax.checkpoint(lambda xs: part(*xs))
-    return jax.tree.map(whole, jax.lax.map(checkpointed, tuple(map(split, arrays))))
+    return jax.tree.map(whole, jax.lax.map(checkpointed, xs))
