@@ -177,3 +177,16 @@ def wilson_interval(
     middle = (share + strength / 2) / (1 + strength)
     spread = math.sqrt(strength * (share * (1 - share) + strength / 4)) / (1 + strength)
     return max(0.0, middle - spread), min(1.0, middle + spread)
+
+
+def bootstrap_interval(
+    values: np.ndarray, rng: np.random.Generator, num: int = 1000
+) -> tuple[float, float]:
+    """The 95 % interval of the mean of [models, questions], both drawn again."""
+    weights = [
+        rng.multinomial(size, np.full(size, 1 / size), num) / size
+        for size in values.shape
+    ]
+    means = ((weights[0] @ values) * weights[1]).sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    return low, high

@@ -19,12 +19,11 @@ import numpy as np
 from llmjax.config import field
 from llmjax.data import arithmetic
 from llmjax.data.arithmetic import Kind
-from llmjax.data.baselines import wilson_interval
+from llmjax.data.baselines import bootstrap_interval, wilson_interval
 from llmjax.data.tokenizer import Tokenizer
 from llmjax.generate.text import check_fits, generate, pad
 from llmjax.types import Model, Params
 
-NUM_RESAMPLES = 1000
 BATCH_SIZE = 100
 NUM_SAMPLES = 3  # of each kind
 
@@ -185,7 +184,7 @@ def summarise(by_seed: Sequence[Answers], *, seed: int = 0) -> dict[str, dict]:
     summary = {}
     for name in Answers._fields:
         values = np.array([getattr(one, name) for one in by_seed], np.float64)
-        low, high = np.quantile(_resampled_means(values, rng), (0.025, 0.975))
+        low, high = bootstrap_interval(values, rng)
         if name == "exact":
             wilson = wilson_interval(int(values.sum()), values.size)
             low, high = min(low, wilson[0]), max(high, wilson[1])
@@ -194,15 +193,6 @@ def summarise(by_seed: Sequence[Answers], *, seed: int = 0) -> dict[str, dict]:
             "seeds": values.mean(axis=1).tolist(),
         }  # fmt: skip
     return summary
-
-
-def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mean of [seeds, problems], rows and columns drawn with replacement."""
-    weights = [
-        rng.multinomial(num, np.full(num, 1 / num), NUM_RESAMPLES) / num
-        for num in values.shape
-    ]
-    return ((weights[0] @ values) * weights[1]).sum(axis=1)
 
 
 def steepest(values: Sequence[float]) -> float | None:

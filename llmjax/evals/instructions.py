@@ -11,6 +11,7 @@ import numpy as np
 
 from llmjax.config import field
 from llmjax.data import chat
+from llmjax.data.baselines import bootstrap_interval
 from llmjax.data.instructions import CLUSTERS, Example
 from llmjax.data.tokenizer import Tokenizer
 from llmjax.generate.text import generate
@@ -19,7 +20,6 @@ from llmjax.train.workdir import write_json
 from llmjax.types import Model, Params
 
 BATCH_SIZE = 64
-NUM_RESAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +144,7 @@ def share(
     names = [example.kind.name for example in examples]
     kinds = np.array(list(dict.fromkeys(names)))[:, None] == np.array(names)
     by_kind = right @ (kinds / kinds.sum(axis=1, keepdims=True)).T  # [seeds, kinds]
-    rng = np.random.default_rng(seed)
-    weights = [
-        rng.multinomial(num, np.full(num, 1 / num), NUM_RESAMPLES) / num
-        for num in by_kind.shape
-    ]
-    means = ((weights[0] @ by_kind) * weights[1]).sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    low, high = bootstrap_interval(by_kind, np.random.default_rng(seed))
     return Share(float(by_kind.mean()), low, high, by_kind.mean(axis=1).tolist())
 
 
