@@ -58,14 +58,10 @@ def load_writer(path: str | None) -> Loaded:
 
     Raises ValueError for an encoder, and where there is no tokenizer.
     """
-    if path is None:
-        raise ValueError("--init_from is needed: a model folder, .gguf file or workdir")
-    found = load(path)
+    found = _load_start(path)
     if found.cfg.structure == "encoder":
         raise ValueError(f"--init_from={path} is an encoder, which cannot answer")
-    if found.tokenizer is None:
-        raise ValueError(f"--init_from={path}: no tokenizer.json beside the model")
-    return found
+    return _with_tokenizer(found, f"--init_from={path}")
 
 
 def load_trunk(path: str | None) -> Loaded:
@@ -73,14 +69,10 @@ def load_trunk(path: str | None) -> Loaded:
 
     Raises ValueError for both in one, and where there is no tokenizer.
     """
-    if path is None:
-        raise ValueError("--init_from is needed: a model folder, .gguf file or workdir")
-    found = load(path)
+    found = _load_start(path)
     if found.cfg.encoder is not None:
         raise ValueError(f"--init_from={path}: give it an encoder or a decoder alone")
-    if found.tokenizer is None:
-        raise ValueError(f"--init_from={path}: no tokenizer.json beside the model")
-    return found
+    return _with_tokenizer(found, f"--init_from={path}")
 
 
 def load_scorer(
@@ -95,9 +87,19 @@ def load_scorer(
         raise ValueError(
             f"{path} is no reward model; experiments/reward_model.py makes one"
         )
+    return _with_tokenizer(found, path), transformer.classifier(found.cfg, compute)
+
+
+def _load_start(path: str | None) -> Loaded:
+    if path is None:
+        raise ValueError("--init_from is needed: a model folder, .gguf file or workdir")
+    return load(path)
+
+
+def _with_tokenizer(found: Loaded, where: str | os.PathLike) -> Loaded:
     if found.tokenizer is None:
-        raise ValueError(f"{path}: no tokenizer.json beside the model")
-    return found, transformer.classifier(found.cfg, compute)
+        raise ValueError(f"{where}: no tokenizer.json beside the model")
+    return found
 
 
 def chat_template(path: str | os.PathLike) -> str | None:
@@ -123,7 +125,7 @@ def load_adapter(
         abstract = jax.eval_shape(
             partial(lora.init, cfg), base.params, jax.random.key(0)
         )
-        part = _read_config(path).get("part", "")
+        part = config.get("part", "")
         adapters = checkpoint.read_params(path / "checkpoints", abstract, part=part)
     else:
         raise FileNotFoundError(
