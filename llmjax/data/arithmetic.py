@@ -15,9 +15,7 @@ line, a model can only guess.
 
 import dataclasses
 import itertools
-import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llmjax.config import field
-from llmjax.data import corpus
+from llmjax.data import corpus, sources
 from llmjax.data.held_out import rank
 from llmjax.data.mixture import interleave
 from llmjax.data.shuffle import shuffled
@@ -165,7 +163,8 @@ def prepare(cfg: MixConfig, folder: Path, num_rows: int) -> str:
     _tokenize(cfg.text, folder / "text")
     file = folder / "arithmetic.jsonl"
     if not file.exists():
-        _write_documents(file, cfg, math.ceil(num_rows * cfg.share))
+        num = DOCUMENTS_PER_ROW * math.ceil(num_rows * cfg.share)
+        sources.write_jsonl(file, ({"text": text} for text in documents(cfg, num)))
     _tokenize(str(file), folder / "arithmetic")
     return f"{folder / 'text'};{folder / 'arithmetic'}"
 
@@ -177,15 +176,6 @@ def _tokenize(source: str, folder: Path) -> None:
             source, tokenizer="bytes", validation_fraction=VALIDATION_FRACTION
         )
         corpus.tokenize(text, folder)
-
-
-def _write_documents(file: Path, cfg: MixConfig, num_rows: int) -> None:
-    """As JSON lines, the file whole or not at all."""
-    part = file.with_name(f"{file.name}.tmp")
-    with open(part, "w", encoding="utf-8") as lines:
-        for text in documents(cfg, DOCUMENTS_PER_ROW * num_rows):
-            lines.write(json.dumps({"text": text}) + "\n")
-    os.replace(part, file)
 
 
 def prompts(kind: Kind, num_shots: int, num: int) -> list[tuple[str, str]]:

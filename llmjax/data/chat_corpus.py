@@ -10,12 +10,18 @@ import numpy as np
 from llmjax.config import ModelConfig, field
 from llmjax.data import chat, chat_rows, conversations, held_out
 from llmjax.data.chat_rows import AnswerRows, ConversationRows, Counts, Example
-from llmjax.data.conversations import HELD_OUT, LEARNED, Conversation, OnBad, Tally
+from llmjax.data.conversations import (
+    CUT,
+    HELD_OUT,
+    LEARNED,
+    Conversation,
+    OnBad,
+    Tally,
+)
 from llmjax.data.template import Renderer
 from llmjax.data.tokenizer import Tokenizer
 
 CHUNK = 64  # conversations that a template is given at once
-CUT = "cut off where too long"  # counted once more, beside learned or held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +77,7 @@ def prepare(
     examples = list(_check(found, lengths, tally))
     if not examples:
         raise ValueError(f"{cfg.source}: no conversation to learn from")
-    if tally.count(CUT) > cfg.max_cut * len(examples):
-        raise ValueError(
-            f"{tally.places[CUT][0]}: this and others, {tally.count(CUT)} of "
-            f"{len(examples)} conversations, are longer than {max(lengths)} tokens, "
-            f"more than --data.max_cut={cfg.max_cut:g} of them; raise --data.context"
-        )
+    tally.check_cut(len(examples), max(lengths), cfg.max_cut)
     learned, unseen = _split(examples, cfg.validation_fraction, tally)
     train, validation = (
         _make_rows(part, lengths, model, tokenizer) for part in (learned, unseen)
@@ -146,22 +147,16 @@ def _check(
 def _split(
     examples: list[Example], fraction: float, tally: Tally
 ) -> tuple[list[Example], list[Example]]:
-    """(those to learn, those held out); all with the same first question together.
-
-    Which ones depends on the hash of that alone; it is at least one.
-    """
-    ranks = [held_out.rank(example.key) for example in examples]
-    limit = max(fraction, min(ranks))
-    sides = [], []
-    for example, rank in zip(examples, ranks, strict=True):
-        is_unseen = rank <= limit
-        sides[is_unseen].append(example)
-        tally.add(HELD_OUT if is_unseen else LEARNED, example.where)
+    """(those to learn, those held out); all with the same first question together."""
+    sides = held_out.hold_out(examples, lambda example: example.key, fraction)
     if not sides[0]:
         raise ValueError(
             f"all {len(examples)} conversations are held out; give more of them, with "
             "different first questions"
         )
+    for kind, side in zip((LEARNED, HELD_OUT), sides, strict=True):
+        for example in side:
+            tally.add(kind, example.where)
     return sides
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from llmjax.config import ModelConfig, field
 from llmjax.data import chat, comparisons, held_out
-from llmjax.data.chat_corpus import CHUNK, CUT
+from llmjax.data.chat_corpus import CHUNK
 from llmjax.data.comparison_rows import (
     Answer,
     ComparisonRows,
@@ -15,7 +15,7 @@ from llmjax.data.comparison_rows import (
     round_up,
 )
 from llmjax.data.comparisons import Comparison
-from llmjax.data.conversations import HELD_OUT, LEARNED, OnBad, Tally
+from llmjax.data.conversations import CUT, HELD_OUT, LEARNED, OnBad, Tally
 from llmjax.data.template import Renderer
 from llmjax.data.tokenizer import Tokenizer
 
@@ -75,7 +75,9 @@ def prepare(
     if cfg.held_out:
         sides = found, _read(cfg.held_out, tokenizer, form, context, tally)
     else:
-        sides = _split(found, cfg.validation_fraction)
+        sides = held_out.hold_out(
+            found, lambda example: example.comparison.key, cfg.validation_fraction
+        )
     for kind, side in zip((LEARNED, HELD_OUT), sides, strict=True):
         for example in side:
             tally.add(kind, example.comparison.where)
@@ -127,21 +129,6 @@ def _cut(
     return cut
 
 
-def _split(
-    examples: list[Example], fraction: float
-) -> tuple[list[Example], list[Example]]:
-    """(those to learn, those held out); all of one prompt together.
-
-    Which ones depends on the hash of that alone; it is at least one.
-    """
-    ranks = [held_out.rank(example.comparison.key) for example in examples]
-    limit = max(fraction, min(ranks, default=0))
-    sides = [], []
-    for example, rank in zip(examples, ranks, strict=True):
-        sides[rank <= limit].append(example)
-    return sides
-
-
 def _check(cfg: ComparisonConfig, sides: tuple, context: int, tally: Tally) -> None:
     num = sum(map(len, sides))
     if not num:
@@ -153,10 +140,4 @@ def _check(cfg: ComparisonConfig, sides: tuple, context: int, tally: Tally) -> N
         )
     if not sides[1]:
         raise ValueError(f"{cfg.held_out}: no comparison to look at")
-    num_cut = tally.count(CUT)
-    if num_cut > cfg.max_cut * num:
-        raise ValueError(
-            f"{tally.places[CUT][0]}: this and others, {num_cut} of {num} comparisons, "
-            f"are longer than {context} tokens, more than "
-            f"--data.max_cut={cfg.max_cut:g} of them; raise --data.context"
-        )
+    tally.check_cut(num, context, cfg.max_cut)

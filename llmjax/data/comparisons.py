@@ -9,12 +9,11 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmjax.data import conversations, labelled
+from llmjax.data import conversations, labelled, sources
 from llmjax.data.conversations import Tally
 
 Messages = list[dict[str, Any]]
@@ -162,14 +161,13 @@ def from_texts(
 
 def write(path: str | os.PathLike, found: Iterable[Comparison]) -> None:
     """Writes .jsonl that `read` reads; the file appears whole or not."""
-    part = Path(f"{path}.tmp")
-    with open(part, "w", encoding="utf-8") as file:
-        for one in found:
-            record = {"prompt": one.prompt, "answers": one.answers, "ranks": one.ranks}
-            record |= {"margin": one.margin} if one.margin else {}
-            record |= {} if one.gold is None else {"gold": one.gold}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    os.replace(part, path)
+    sources.write_jsonl(path, map(_record, found))
+
+
+def _record(one: Comparison) -> dict[str, Any]:
+    record = {"prompt": one.prompt, "answers": one.answers, "ranks": one.ranks}
+    record |= {"margin": one.margin} if one.margin else {}
+    return record if one.gold is None else record | {"gold": one.gold}
 
 
 def judge(

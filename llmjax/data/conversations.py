@@ -13,6 +13,7 @@ from llmjax.data import sources
 
 HUB = "hf:"
 USED = LEARNED, HELD_OUT = "learned", "held out"
+CUT = "cut off where too long"  # counted once more, beside learned or held out
 FIRST_PLACES = 3  # of each kind of trouble, named in the table
 # Who may speak after whom; the first of all comes after None.
 AFTER = {
@@ -54,6 +55,16 @@ class Tally:
         """How many there are of the kinds that begin with this word."""
         found = self.places.items()
         return sum(len(places) for kind, places in found if kind.startswith(word))
+
+    def check_cut(self, num: int, num_tokens: int, max_cut: float) -> None:
+        """Raises ValueError where more than that share of `num` are CUT."""
+        num_cut = self.count(CUT)
+        if num_cut > max_cut * num:
+            raise ValueError(
+                f"{self.places[CUT][0]}: this and others, {num_cut} of {num} "
+                f"{self.what}, are longer than {num_tokens} tokens, more than "
+                f"--data.max_cut={max_cut:g} of them; raise --data.context"
+            )
 
     def refuse(self, where: str, error: ValueError) -> None:
         """Counts one as refused, or raises; its kind is what comes before a colon."""

@@ -43,6 +43,18 @@ def split(
     return sides
 
 
+def hold_out(
+    examples: Sequence[Example], key: Callable[[Example], str], fraction: float
+) -> tuple[list[Example], list[Example]]:
+    """(those to learn, those held out): of the keys that share, but one at least."""
+    ranks = [rank(key(example)) for example in examples]
+    limit = max(fraction, min(ranks, default=0))
+    sides = [], []
+    for example, place in zip(examples, ranks, strict=True):
+        sides[place <= limit].append(example)
+    return sides
+
+
 def rank(key: str) -> float:
     """Where in [0, 1) a key is placed by its hash."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()

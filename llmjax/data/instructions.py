@@ -10,8 +10,6 @@ input that is asked is learned, in any task.
 import dataclasses
 import functools
 import itertools
-import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -225,15 +223,22 @@ def write_learned(
     file: Path, cfg: InstructionConfig, num_clusters: int, seed: int, *, told: bool
 ) -> None:
     """Writes what a model is tuned on, as conversations, if it is not there yet."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
     examples = learned(cfg, num_clusters, seed)
     pairs = ((example.question(told), example.answer) for example in examples)
-    _write(file, ({"prompt": question, "completion": said} for question, said in pairs))
+    sources.write_jsonl(
+        file, ({"prompt": question, "completion": said} for question, said in pairs)
+    )
 
 
 def write_text(file: Path, cfg: InstructionConfig) -> None:
     """Writes what a base reads, if it is not there yet: instructions of all tasks, in
     wordings and on inputs that may be learned, without answers; and as much of other
     text, the beginning of each document."""
+    if file.exists():
+        return
     documents = list(prompts(cfg))
     num_chars, others = sum(map(len, documents)), []
     for text in sources.documents(cfg.text):
@@ -241,7 +246,7 @@ def write_text(file: Path, cfg: InstructionConfig) -> None:
         num_chars -= len(others[-1])
         if num_chars < 0:
             break
-    _write(file, ({"text": text} for text in documents + others))
+    sources.write_jsonl(file, ({"text": text} for text in documents + others))
 
 
 def prompts(cfg: InstructionConfig) -> Iterator[str]:
@@ -252,15 +257,3 @@ def prompts(cfg: InstructionConfig) -> Iterator[str]:
         some = itertools.islice(tasks, LINES)
         lines = (draw(cfg, one, wording(one, rng), rng, held_out=False) for one in some)
         yield "".join(f"{line.question()}\n" for line in lines)
-
-
-def _write(file: Path, records: Iterator[dict[str, str]]) -> None:
-    """As JSON lines, the file whole or not at all."""
-    if file.exists():
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.tmp")
-    with open(part, "w", encoding="utf-8") as lines:
-        for record in records:
-            lines.write(json.dumps(record) + "\n")
-    os.replace(part, file)

@@ -10,7 +10,7 @@ import os
 import sysconfig
 import types
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -248,6 +248,15 @@ def read_object(text: str, where: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{where}: not a JSON object, one to a line")
     return record
+
+
+def write_jsonl(file: str | os.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes each record as a line of JSON; the file appears whole or not at all."""
+    part = Path(f"{os.fspath(file)}.tmp")
+    with open(part, "w", encoding="utf-8") as lines:
+        for record in records:
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+    os.replace(part, file)
 
 
 def _read_parquet(file: str, column: str) -> Iterator[str]:
