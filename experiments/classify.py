@@ -71,7 +71,7 @@ def open_encoder(init_from: str | None, train) -> Loaded:
         tokenizer = train_bpe((example.text for example in train), DATA().vocab_size)
         cfg = MODEL().with_vocab(tokenizer.vocab_size)
         return Loaded(dataclasses.replace(cfg, structure="encoder"), {}, tokenizer)
-    found = load(assets.minilm() if init_from == "minilm" else init_from)
+    found = load(assets.model(init_from))
     if found.cfg.structure != "encoder":
         raise ValueError(f"--init_from={init_from} is a decoder; give it an encoder")
     if found.tokenizer is None:

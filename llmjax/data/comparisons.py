@@ -3,7 +3,6 @@
 They come out of files and data sets as conversations do; see `conversations`.
 """
 
-import collections
 import itertools
 import json
 import math
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmjax.data import conversations, labelled, sources
+from llmjax.data import conversations, film_reviews, sources
 from llmjax.data.conversations import Tally
 
 Messages = list[dict[str, Any]]
@@ -195,16 +194,13 @@ def judge(
 
 
 def reviews() -> Iterator[Comparison]:
-    """Of two sentences on one film the fresh one is better; see `rotten_tomatoes`.
+    """Of two sentences on one film the fresh one is better; see `film_reviews`.
 
     Each sentence is in one pair at least, if the film has sentences of both kinds.
     """
-    films = collections.defaultdict(lambda: {"fresh": [], "rotten": []})
-    for text, label, film in labelled.rotten_tomatoes():
-        films[film][label].append(text)
-    for film, sides in films.items():
+    for film, sides in film_reviews.by_film().items():
         num = max(map(len, sides.values())) if all(sides.values()) else 0
-        title = film.replace("_", " ").title()
         for index in range(num):
             pair = [sides[side][index % len(sides[side])] for side in sides]
-            yield from_texts(f"{film}:{index}", f"How is {title}?", pair, [1, 2])
+            prompt = film_reviews.question(film)
+            yield from_texts(f"{film}:{index}", prompt, pair, [1, 2])

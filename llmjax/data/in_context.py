@@ -105,14 +105,15 @@ class Recall:
 
 @dataclasses.dataclass(frozen=True)
 class Induction:
-    """A block of different symbols, again and again; how long it is differs by row.
+    """A walk round a circle of symbols, which each row has its own of, with jumps.
 
-    "... A B ... A": B. Were the length known, one layer could count back to it.
+    "... A B ... A": B. Were there no jumps, one layer would do, which counts back how
+    long the circle is, or looks for what it has not seen for the longest time.
     """
 
-    vocab_size: int = 64
-    min_block: int = 8
-    max_block: int = 24
+    vocab_size: int = 32
+    num_symbols: int = 12  # of a row
+    jumps: float = 0.2  # share of the steps that go anywhere
     context: int = 64
 
     @property
@@ -120,14 +121,22 @@ class Induction:
         return _fingerprint(self)
 
     def take(self, indices: np.ndarray, seed: int) -> Batch:
-        """tokens and targets [B, T]; weight 1 from where the block comes again."""
+        """tokens and targets [B, T]; weight 1 where the next step has been seen."""
         rows, weights = [], np.zeros((len(indices), self.context), np.float32)
         for row, index in enumerate(indices):
             random = np.random.default_rng((seed, int(index)))
-            length = random.integers(self.min_block, self.max_block + 1)
-            block = random.permutation(self.vocab_size)[:length]
-            rows.append(np.resize(block, self.context))
-            weights[row, length:] = 1.0
+            circle = random.permutation(self.vocab_size)[: self.num_symbols]
+            is_jump = random.random(self.context) < self.jumps
+            anywhere = random.integers(self.num_symbols, size=self.context)
+            places = np.cumsum(np.where(is_jump, anywhere, 1)) % self.num_symbols
+            rows.append(circle[places])
+            seen = set()  # steps of the circle, by where they begin
+            for now, (place, jumps) in enumerate(
+                zip(places[:-1], is_jump[1:], strict=True)
+            ):
+                if not jumps:
+                    weights[row, now] = place in seen
+                    seen.add(place)
         return _next(np.array(rows), weights)
 
 

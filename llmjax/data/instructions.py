@@ -225,7 +225,6 @@ def write_learned(
     """Writes what a model is tuned on, as conversations, if it is not there yet."""
     if file.exists():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     examples = learned(cfg, num_clusters, seed)
     pairs = ((example.question(told), example.answer) for example in examples)
     sources.write_jsonl(

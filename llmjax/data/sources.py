@@ -253,6 +253,7 @@ def read_object(text: str, where: str) -> dict[str, Any]:
 def write_jsonl(file: str | os.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes each record as a line of JSON; the file appears whole or not at all."""
     part = Path(f"{os.fspath(file)}.tmp")
+    part.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "w", encoding="utf-8") as lines:
         for record in records:
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax import distributed, report
+from llmjax.data import sources
 from llmjax.data.prompts import PromptCorpus
 from llmjax.data.tokenizer import Tokenizer
 from llmjax.rl.health import Panel
@@ -17,6 +18,7 @@ from llmjax.train.outputs import print_table
 from llmjax.train.state import TrainState
 from llmjax.train.workdir import write_json, write_text
 
+ANSWERS = "answers.jsonl"  # all of them
 NUM_SHOWN = 12
 
 
@@ -49,7 +51,7 @@ def write(
     after: Sequence[dict[str, Any]],
     secs: float,
 ) -> dict[str, float]:
-    """Writes summary.json and report.html, and says what they say in short.
+    """Writes answers.jsonl, summary.json and report.html, and says them in short.
 
     before, after: of `Asker.try_out`, in the same order.
     """
@@ -64,6 +66,7 @@ def write(
          "after": new["answer"], "score after": new["score"]}
         for old, new in zip(before, after, strict=True)
     ]  # fmt: skip
+    sources.write_jsonl(folder / ANSWERS, rows)
     write_json(folder / "summary.json", figures)
     plain = {
         name: dataclasses.asdict(one) if dataclasses.is_dataclass(one) else one

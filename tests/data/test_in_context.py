@@ -67,16 +67,16 @@ def test_keys_have_their_values_throughout_a_row():
     assert len(books) > 190  # which value a key has differs by row
 
 
-def test_a_block_comes_again():
-    rows = Induction(vocab_size=20, min_block=3, max_block=6, context=16)
-    batch = rows.take(INDICES, 0)
-    lengths = set()
+def test_what_is_asked_of_a_walk_has_been_seen():
+    rows = Induction(vocab_size=20, num_symbols=6, jumps=0.3, context=40)
+    batch, num_jumps = rows.take(INDICES, 0), 0
     for tokens, targets, weights in zip(*batch.values(), strict=True):
-        length = int(np.argmax(weights))
-        lengths.add(length)
-        block = tokens[:length]
-        assert len(set(block)) == length
-        np.testing.assert_array_equal(tokens, np.resize(block, 16))
         np.testing.assert_array_equal(targets[:-1], tokens[1:])
-        assert weights[length:-1].all() and weights[-1] == 0
-    assert lengths == {3, 4, 5, 6}
+        assert len(set(tokens)) <= 6 and weights[-1] == 0
+        steps = list(zip(tokens.tolist(), targets.tolist(), strict=True))
+        for now in np.flatnonzero(weights):
+            assert steps[now] in steps[:now]
+        asked = {steps[now] for now in np.flatnonzero(weights)}
+        assert len(dict(asked)) == len(asked)  # one way on from each symbol
+        num_jumps += sum(step not in asked for step in steps[6:-1])
+    assert 0.2 < num_jumps / (200 * 33) < 0.5

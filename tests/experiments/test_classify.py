@@ -4,8 +4,6 @@ import csv
 import json
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from llmjax.data import baselines
 from llmjax.data.label_corpus import LabelConfig, LabelledRows, prepare
 from llmjax.load import load
 from llmjax.models import transformer
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -31,11 +30,7 @@ LEARN = [
 
 def run(workdir, *args):
     """(exit code, output, errors)."""
-    program = [sys.executable, "experiments/classify.py", f"--workdir={workdir}"]
-    done = subprocess.run(
-        [*program, *args], cwd=ROOT, text=True, capture_output=True, timeout=300
-    )
-    return done.returncode, done.stdout, done.stderr
+    return programs.run("experiments/classify.py", f"--workdir={workdir}", *args)
 
 
 @pytest.fixture(name="file", scope="module")

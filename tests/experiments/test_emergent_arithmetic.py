@@ -3,28 +3,23 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import programs
 
 
 def start(workdir, *args):
-    program = [sys.executable, "experiments/emergent_arithmetic.py"]
-    return subprocess.Popen(
-        [*program, f"--workdir={workdir}", *args], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return programs.start(
+        "experiments/emergent_arithmetic.py", f"--workdir={workdir}", *args
+    )
 
 
 def run(workdir, *args):
     """(exit code, output, errors)."""
-    process = start(workdir, *args)
-    out, err = process.communicate(timeout=1800)
-    return process.returncode, out, err
+    return programs.run(
+        "experiments/emergent_arithmetic.py", f"--workdir={workdir}", *args
+    )
 
 
 @pytest.mark.slow

@@ -1,22 +1,15 @@
 """The language with a known best policy, learned by a few steps of each algorithm."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import programs
 
 
 def run(name, *args):
     """(exit code, output, errors)."""
-    command = [sys.executable, f"experiments/{name}.py", *map(str, args)]
-    done = subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, timeout=900
-    )
-    return done.returncode, done.stdout, done.stderr
+    return programs.run(f"experiments/{name}.py", *args)
 
 
 @pytest.mark.slow

@@ -4,29 +4,24 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import programs
 
 
 def start(workdir, *args):
-    program = [sys.executable, "experiments/instruction_tuning.py"]
-    return subprocess.Popen(
-        [*program, f"--workdir={workdir}", *args], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return programs.start(
+        "experiments/instruction_tuning.py", f"--workdir={workdir}", *args
+    )
 
 
 def run(workdir, *args):
     """(exit code, output, errors)."""
-    process = start(workdir, *args)
-    out, err = process.communicate(timeout=1800)
-    return process.returncode, out, err
+    return programs.run(
+        "experiments/instruction_tuning.py", f"--workdir={workdir}", *args
+    )
 
 
 @pytest.fixture(name="small")

@@ -1,8 +1,6 @@
 """Tuning by LoRA as a user does it, in miniature; what it writes opens everywhere."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 
 from llmjax import load
 from llmjax.models import transformer
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "sft"
@@ -22,11 +21,7 @@ LEARN = [
 
 def run(program, *args):
     """(exit code, output, errors)."""
-    command = [sys.executable, program, *map(str, args)]
-    done = subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, timeout=400
-    )
-    return done.returncode, done.stdout, done.stderr
+    return programs.run(program, *args)
 
 
 @pytest.fixture(name="learn", scope="module")

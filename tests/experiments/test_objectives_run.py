@@ -12,6 +12,7 @@ import pytest
 
 from llmjax.load import load
 from llmjax.models import transformer
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--model=tiny", "--train.log_every=1", "--train.save_every=5"]
@@ -20,12 +21,10 @@ TEXT = ["--data.tokenizer=bytes", "--model.context=32", "--train.batch_size=8"]
 
 def run(experiment, workdir, *args):
     """The program's output; an exit code other than 0 fails the test."""
-    program = [sys.executable, f"experiments/{experiment}.py", f"--workdir={workdir}"]
-    done = subprocess.run(
-        [*program, *SMALL, *args], cwd=ROOT, text=True, capture_output=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    program = f"experiments/{experiment}.py"
+    code, out, err = programs.run(program, f"--workdir={workdir}", *SMALL, *args)
+    assert code == 0, err
+    return out
 
 
 @pytest.fixture(name="source", scope="module")

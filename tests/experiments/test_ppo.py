@@ -1,10 +1,7 @@
 """PPO, GRPO and DPO as a user runs them, in miniature: they resume, and open again."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 
 from llmjax import checkpoint, load
 from llmjax.models import transformer
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "sft"
@@ -52,19 +50,12 @@ def _place(tmp_path_factory):
 
 
 def start(place, name, *args):
-    command = [sys.executable, ROOT / "experiments" / f"{name}.py", *map(str, args)]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        command, cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": paths},
-    )  # fmt: skip
+    return programs.start(f"experiments/{name}.py", *args, place=place)
 
 
 def run(place, name, *args):
     """(exit code, output, errors)."""
-    process = start(place, name, *args)
-    out, err = process.communicate(timeout=900)
-    return process.returncode, out, err
+    return programs.run(f"experiments/{name}.py", *args, place=place)
 
 
 def arguments(place, workdir, *more):

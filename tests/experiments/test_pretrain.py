@@ -4,17 +4,15 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import programs
+
 NUM_STEPS = 40
-ROOT = Path(__file__).parents[2]
 SMALL = [
     "--model=tiny", "--model.context=32", "--data.tokenizer=bytes",
     "--train.batch_size=4", "--train.log_every=1", "--train.save_every=5",
@@ -23,18 +21,16 @@ SMALL = [
 
 
 def start(workdir, *args):
-    program = [sys.executable, "experiments/pretrain.py", f"--workdir={workdir}"]
-    return subprocess.Popen(
-        [*program, *SMALL, *args], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return programs.start(
+        "experiments/pretrain.py", f"--workdir={workdir}", *SMALL, *args
+    )
 
 
 def run(workdir, *args):
     """(exit code, output, errors)."""
-    process = start(workdir, *args)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    return programs.run(
+        "experiments/pretrain.py", f"--workdir={workdir}", *SMALL, *args
+    )
 
 
 @pytest.fixture(name="source", scope="module")

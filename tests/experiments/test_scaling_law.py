@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import programs
+
 ROOT = Path(__file__).parents[2]
 TINY = [
     "--preset=toy", "--context=32", "--data.tokenizer=bytes", "--train.batch_size=4",
@@ -20,18 +22,16 @@ TINY = [
 
 
 def start(workdir, *args):
-    program = [sys.executable, "experiments/scaling_law.py", f"--workdir={workdir}"]
-    return subprocess.Popen(
-        [*program, *TINY, *args], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return programs.start(
+        "experiments/scaling_law.py", f"--workdir={workdir}", *TINY, *args
+    )
 
 
 def run(workdir, *args):
     """(exit code, output, errors)."""
-    process = start(workdir, *args)
-    out, err = process.communicate(timeout=1200)
-    return process.returncode, out, err
+    return programs.run(
+        "experiments/scaling_law.py", f"--workdir={workdir}", *TINY, *args
+    )
 
 
 @pytest.fixture(name="source", scope="module")

@@ -1,8 +1,6 @@
 """Tuning as a user does it, in miniature: it learns to answer, to stop, and resumes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -13,6 +11,7 @@ from llmjax.generate.text import generate
 from llmjax.interop import hf
 from llmjax.load import chat_template, load
 from llmjax.models import transformer
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "sft"
@@ -29,12 +28,7 @@ LEARN = [
 
 def run(workdir, *args, program="experiments/sft.py"):
     """(exit code, output, errors)."""
-    command = [sys.executable, program, *map(str, args)]
-    command += [f"--workdir={workdir}"] if workdir else []
-    done = subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, timeout=400
-    )
-    return done.returncode, done.stdout, done.stderr
+    return programs.run(program, *args, *([f"--workdir={workdir}"] if workdir else []))
 
 
 @pytest.fixture(name="file", scope="module")

@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,8 +16,8 @@ from llmjax.evals import structures
 from llmjax.models import transformer
 from llmjax.train.state import init_state
 from llmjax.train.step import make_step
+from tests import programs
 
-ROOT = Path(__file__).parents[2]
 TINY = [
     "--num_steps=5", "--model.num_layers=2", "--model.width=16", "--model.num_heads=1",
     "--model.num_kv_heads=1", "--model.ff_width=44", "--train.batch_size=8",
@@ -30,12 +27,10 @@ TINY = [
 
 def run(workdir, *args):
     """The output and the summary; an exit code other than 0 fails the test."""
-    program = [sys.executable, "experiments/structures.py", f"--workdir={workdir}"]
-    done = subprocess.run(
-        [*program, *args], cwd=ROOT, text=True, capture_output=True, timeout=1800
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads((workdir / "summary.json").read_text())
+    program = "experiments/structures.py"
+    code, out, err = programs.run(program, f"--workdir={workdir}", *args)
+    assert code == 0, err
+    return out, json.loads((workdir / "summary.json").read_text())
 
 
 @pytest.mark.slow

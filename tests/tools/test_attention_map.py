@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +12,7 @@ from tokenizers import models, pre_tokenizers
 
 from llmjax.interop import hf
 from llmjax.models import transformer
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -24,11 +23,7 @@ T5 = dict(
 
 
 def run(*args):
-    result = subprocess.run(
-        [sys.executable, "tools/attention_map.py", *map(str, args)],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    return result.returncode, result.stdout, result.stderr
+    return programs.run("tools/attention_map.py", *args)
 
 
 def write_tokenizer(folder):

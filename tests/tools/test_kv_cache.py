@@ -1,23 +1,17 @@
 """tools/kv_cache.py as a user runs it: bytes by hand, and the same logits both ways."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import programs
+
 # Of the preset tiny: keys and values (2) of 2 layers, for one head of 16 values.
 NUM_VALUES = 2 * 2 * 16
 
 
 def run(*args):
-    result = subprocess.run(
-        [sys.executable, "tools/kv_cache.py", "--model=tiny", *map(str, args)],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    return result.returncode, result.stdout, result.stderr
+    return programs.run("tools/kv_cache.py", "--model=tiny", *args)
 
 
 @pytest.fixture(scope="module", name="done")

@@ -2,22 +2,19 @@
 
 import json
 import signal
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
+
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "tests" / "golden" / "sft"
 
 
 def start(*args):
-    return subprocess.Popen(
-        [sys.executable, "tools/label.py", "--noopen", "--port=0", *map(str, args)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return programs.start("tools/label.py", "--noopen", "--port=0", *args)
 
 
 def end(process):
