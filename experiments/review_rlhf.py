@@ -84,7 +84,7 @@ def main():
             raise ValueError(
                 "; ".join(f"{name}: {why}" for name, why in failed.items())
             )
-    page.write(folder, reward.folder, ppo[0].folder, ppo[1].folder, settings)
+    page.write(folder, judge.folder, *(one.folder for one in policies), settings)
 
 
 def job(program: str, folder: Path, num_steps: int, more: str, *args: str) -> jobs.Job:
