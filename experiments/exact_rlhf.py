@@ -15,15 +15,13 @@ from functools import partial
 from operator import itemgetter
 
 import jax
-import numpy as np
 from absl import flags as absl_flags
 
 from llmjax import flags, lora, optim
 from llmjax.checkpoint import Checkpoints
-from llmjax.config import ModelConfig
 from llmjax.generate.sampling import SamplingConfig
 from llmjax.models import transformer
-from llmjax.rl import exact, exact_page, grpo, loop, ppo, rollout, scores, trained
+from llmjax.rl import exact, exact_page, grpo, loop, ppo, rollout, trained
 from llmjax.train import workdir
 from llmjax.train.step import make_step
 
@@ -33,10 +31,7 @@ RUN = flags.define("", flags.Run(workdir="runs/exact_rlhf", num_steps=60))
 absl_flags.DEFINE_float("beta", 0.5, "weight of the KL")
 absl_flags.DEFINE_list("algorithms", ["ppo", "grpo", "rloo"], "ppo, or as --grpo.kind")
 LANGUAGE = flags.define("language", exact.LanguageConfig())
-MODEL = flags.define("model", ModelConfig(
-    num_layers=2, width=32, num_heads=2, num_kv_heads=2, head_width=16, ff_width=96,
-    positions="learned", vocab_size=8, context=16,
-))  # fmt: skip
+MODEL = flags.define("model", exact.WRITER)
 OPTIM = flags.define("optim", optim.OptimConfig(
     name="adamw", lr=2e-3, weight_decay=0.0, b2=0.999, eps=1e-5,
 ))  # fmt: skip
@@ -78,18 +73,13 @@ def learn(name, model, reference, ref_log_probs, reward, parent, mesh):
         prepare, loss_fn = partial(grpo.prepare, *shared), partial(grpo.loss, *shared)
         start, policy, extras = reference, lambda params: params, {}
     prepare, own = jax.jit(prepare), trained.begin(start, lora.OptionalLora())
-    asked, score = [[START]] * ROLLOUT.num_prompts, exact.scorer(language, reward)
 
     def collect(iteration, state):
-        batch, answers = rollout.draw(
-            model, policy(state.params), asked, ROLLOUT, sampling=SAMPLING,
-            iteration=iteration, num_tokens=language.length, context=MODEL().context,
+        batch = exact.collect(
+            model, policy(state.params), language, reward, ROLLOUT, SAMPLING,
+            start_id=START, iteration=iteration, mesh=mesh,
         )  # fmt: skip
-        batch["score_B"] = scores.call(score, asked, answers.ids)
-        batch["ended_B"] = np.ones(len(answers.ids), bool)  # all have one length
-        return prepare(
-            state.params, reference, rollout.place(batch, mesh), state.extras
-        )
+        return prepare(state.params, reference, batch, state.extras)
 
     def look(iteration, state, figures):
         if iteration % max(1, run.num_steps // NUM_LOOKS) == 0:

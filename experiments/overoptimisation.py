@@ -19,10 +19,9 @@ import jax
 import numpy as np
 
 from llmjax import flags, lora, optim
-from llmjax.config import ModelConfig
 from llmjax.generate.sampling import SamplingConfig
 from llmjax.models import transformer
-from llmjax.rl import exact, loop, ppo, proxy, proxy_page, rollout, scores, trained
+from llmjax.rl import exact, loop, ppo, proxy, proxy_page, rollout, trained
 from llmjax.rl.proxy import Proxy
 from llmjax.train import workdir
 from llmjax.train.state import init_state
@@ -36,10 +35,7 @@ PROXIES = (
 )  # fmt: skip
 RUN = flags.define("", flags.Run(workdir="runs/overoptimisation", num_steps=45))
 LANGUAGE = flags.define("language", exact.LanguageConfig())
-MODEL = flags.define("model", ModelConfig(
-    num_layers=2, width=32, num_heads=2, num_kv_heads=2, head_width=16, ff_width=96,
-    positions="learned", vocab_size=8, context=16,
-))  # fmt: skip
+MODEL = flags.define("model", exact.WRITER)
 OPTIM = flags.define("optim", optim.OptimConfig(
     name="adamw", lr=2e-4, schedule="constant", weight_decay=0.0, b2=0.999, eps=1e-5,
 ))  # fmt: skip
@@ -83,19 +79,14 @@ def follow(name, model, reference, reward, where, mesh):
     shared = (model, critic, knobs, SAMPLING.temperature)
     prepare, policy = jax.jit(partial(ppo.prepare, *shared)), itemgetter("policy")
     start = {"policy": reference, "critic": critic.init(jax.random.key(1))}
-    asked, score = [[START]] * ROLLOUT.num_prompts, exact.scorer(language, reward)
     places = []
 
     def collect(iteration, state):
-        batch, answers = rollout.draw(
-            model, policy(state.params), asked, ROLLOUT, sampling=SAMPLING,
-            iteration=iteration, num_tokens=language.length, context=MODEL().context,
+        batch = exact.collect(
+            model, policy(state.params), language, reward, ROLLOUT, SAMPLING,
+            start_id=START, iteration=iteration, mesh=mesh,
         )  # fmt: skip
-        batch["score_B"] = scores.call(score, asked, answers.ids)
-        batch["ended_B"] = np.ones(len(answers.ids), bool)  # all have one length
-        return prepare(
-            state.params, reference, rollout.place(batch, mesh), state.extras
-        )
+        return prepare(state.params, reference, batch, state.extras)
 
     def look(iteration, state, figures):
         if iteration % 3 == 0:

@@ -5,7 +5,6 @@ reference * exp(r / beta) / Z, and reaches J = E[r] - beta * KL = beta * log Z.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,11 +13,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax import losses, optim, sharding
-from llmjax.config import field
+from llmjax.config import ModelConfig, field
+from llmjax.generate.sampling import SamplingConfig
+from llmjax.rl import rollout
 from llmjax.rl.rows import make_batch
 from llmjax.train.state import init_state
 from llmjax.train.step import make_step
 from llmjax.types import Model, Params
+
+WRITER = ModelConfig(  # learns the chain in seconds
+    num_layers=2, width=32, num_heads=2, num_kv_heads=2, head_width=16, ff_width=96,
+    positions="learned", vocab_size=8, context=16,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +108,32 @@ def gold(cfg: LanguageConfig, ids: np.ndarray) -> np.ndarray:
     return distinct - cfg.repeat_cost * num_repeats
 
 
-def scorer(cfg: LanguageConfig, reward: np.ndarray) -> Callable:
-    """fn(prompts, answers) of a reward [V^T] of all answers."""
+def collect(
+    model: Model,
+    policy: Params,
+    cfg: LanguageConfig,
+    reward: np.ndarray,
+    rolls: rollout.RolloutConfig,
+    sampling: SamplingConfig,
+    *,
+    start_id: int,
+    iteration: int,
+    mesh: Mesh,
+) -> dict[str, jax.Array]:
+    """A batch of answers with their rewards, as `rollout.Asker.ask` gives it.
+
+    reward: [V^T], of all answers.
+    """
+    asked = [[start_id]] * rolls.num_prompts
+    batch, answers = rollout.draw(
+        model, policy, asked, rolls, sampling=sampling, iteration=iteration,
+        num_tokens=cfg.length, context=cfg.length + 1,
+    )  # fmt: skip
     shape = [cfg.num_symbols] * cfg.length
-
-    def score(prompts, answers):
-        return reward[np.ravel_multi_index(np.transpose(answers), shape)]
-
-    return score
+    scores_B = reward[np.ravel_multi_index(np.transpose(answers.ids), shape)]
+    batch["score_B"] = scores_B.astype(np.float32)
+    batch["ended_B"] = np.ones(len(answers.ids), bool)  # all have one length
+    return rollout.place(batch, mesh)
 
 
 def standardised(reward: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
