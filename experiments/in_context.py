@@ -4,10 +4,10 @@
     python experiments/in_context.py --few_shot.model=smollm2
 
 Small decoders learn to fit a line that no parameter can know (beside the exact least
-error, 1 - k / d after k examples), to recall values by keys, and to go on with a block
-of symbols that comes again: two layers can, one cannot. --few_shot.model asks a
-pre-trained model what film reviews say, after 0 to 16 examples, with right labels and
-with shuffled ones.
+error, 1 - k / d after k examples), to recall values by keys, and to go on with a walk
+whose steps come again: two layers can, one cannot. --few_shot.model asks a pre-trained
+model what film reviews say, after 0 to 16 examples, with right labels and with shuffled
+ones.
 """
 
 import dataclasses
@@ -31,12 +31,18 @@ from llmjax.train.fit import fit
 from llmjax.train.state import averaged
 
 NUM_TESTS, TEST_SEED = 1024, 2**31  # rows asked, which no training step has
-SHARES = {"regression": 1.0, "recall": 0.3, "induction": 0.3}  # of --num_steps
 RUN = flags.define("", flags.Run(workdir="runs/in_context", num_steps=8000))
 FEW_SHOT = flags.define("few_shot", few_shot.ShotConfig())
-SMALL = ModelConfig(width=64, head_width=16, ff_width=192, qk_norm="head")
-MODEL = flags.define("model", SMALL)
+LINES = ModelConfig(width=64, head_width=16, ff_width=192, qk_norm="head")
+SYMBOLS = ModelConfig(
+    width=64, num_heads=2, num_kv_heads=2, head_width=32, ff_width=192
+)
+SYMBOL_SHARE = 0.3  # of --num_steps
+MODEL = flags.define("model", LINES)
 OPTIM = flags.define("optim", optim.OptimConfig(lr=1e-2, weight_decay=0.0))
+SYMBOL_OPTIM = flags.define(
+    "symbols", optim.OptimConfig(name="adamw", lr=1e-3, weight_decay=0.0)
+)
 TRAIN = flags.define("train", TrainConfig(batch_size=64, eval_every=500))
 COMPUTE = flags.define("compute", ComputeConfig())
 
@@ -47,15 +53,17 @@ def main():
     rows, found = Regression(), {}
     with jax.set_mesh(mesh):
         cfg = dataclasses.replace(MODEL(), context=rows.context, own_embedding=False)
-        model, params, _ = learn("regression", cfg, rows, folder, mesh)
+        knobs = OPTIM(), RUN().num_steps
+        model, params, _ = learn("regression", cfg, knobs, rows, folder, mesh)
         curve = in_context.regression_curve(model, params, rows, NUM_TESTS, TEST_SEED)
+        knobs = SYMBOL_OPTIM(), round(RUN().num_steps * SYMBOL_SHARE)
         for name, rows in (("recall", Recall()), ("induction", Induction())):
             for num_layers in (1, 2):
                 cfg = dataclasses.replace(
-                    MODEL(), num_layers=num_layers, context=rows.context,
+                    SYMBOLS, num_layers=num_layers, context=rows.context,
                     vocab_size=rows.vocab_size,
                 )  # fmt: skip
-                _, _, lines = learn(name, cfg, rows, folder, mesh)
+                _, _, lines = learn(name, cfg, knobs, rows, folder, mesh)
                 found[f"{name}, {num_layers} layers"] = lines
         shots = few_shots() if FEW_SHOT().model else []
     if distributed.is_first():
@@ -69,12 +77,14 @@ def few_shots():
     return few_shot.curve(FEW_SHOT(), model, params, tokenizer, cfg.context)
 
 
-def learn(name: str, cfg: ModelConfig, rows, parent, mesh):
+def learn(name: str, cfg: ModelConfig, how: tuple, rows, parent, mesh):
     """(model, parameters, logged steps) of a decoder that learned one of the tasks."""
-    run, knobs = RUN(), TRAIN()
-    num_steps = round(run.num_steps * SHARES[name])
+    run, knobs, (optim_cfg, num_steps) = RUN(), TRAIN(), how
     folder = workdir.open_workdir(str(parent / f"{name}_{cfg.num_layers}_layers"))
-    model, optimizer = transformer.make(cfg, COMPUTE()), optim.make(OPTIM(), num_steps)
+    model, optimizer = (
+        transformer.make(cfg, COMPUTE()),
+        optim.make(optim_cfg, num_steps),
+    )
     init, loss_fn = model.init, partial(in_context.symbol_loss, model)
     if name == "regression":
         init = partial(in_context.init_with_numbers, model, cfg.width, rows.dim + 1)
@@ -84,7 +94,7 @@ def learn(name: str, cfg: ModelConfig, rows, parent, mesh):
     looks = [place(Batches(rows, NUM_TESTS, TEST_SEED, **hosts).batch(0))]
     config = dict(
         experiment="in_context", seed=run.seed, num_steps=num_steps, model=cfg,
-        data_fingerprint=batches.fingerprint, optim=OPTIM(), train=knobs,
+        data_fingerprint=batches.fingerprint, optim=optim_cfg, train=knobs,
     )  # fmt: skip
     with Checkpoints(folder / "checkpoints") as kept:
         state = workdir.resume_or_init(kept, config, init, optimizer[0], mesh, run)

@@ -50,7 +50,7 @@ def test_least_squares_has_the_exact_error():
 
 
 def test_keys_have_their_values_throughout_a_row():
-    rows = Recall(num_keys=4, num_values=6, num_pairs=12)
+    rows = Recall(max_keys=4, num_values=6, num_pairs=12)
     batch = rows.take(INDICES, 0)
     for tokens, targets, weights in zip(*batch.values(), strict=True):
         keys, values = tokens[0::2], tokens[1::2]

@@ -75,7 +75,7 @@ def test_squared_errors_by_hand(monkeypatch):
 
 def test_symbols_right_by_hand():
     cfg = ModelConfig(**vars(CFG) | {"own_embedding": True})
-    model, rows = transformer.make(cfg), Recall(num_keys=4, num_values=6, num_pairs=8)
+    model, rows = transformer.make(cfg), Recall(max_keys=4, num_values=6, num_pairs=8)
     params, batch = model.init(jax.random.key(0)), rows.take(np.arange(8), 0)
     loss, metrics = in_context.symbol_loss(model, params, batch)
     hidden = model.apply(params, {"tokens": batch["tokens"]}).hidden_BTD
