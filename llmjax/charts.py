@@ -9,7 +9,10 @@ from typing import NamedTuple
 from llmjax import report
 from llmjax.report import Series
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
+COLORS = (  # those of report.html
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#6b7280",
+    "#7b3f00",
+)  # fmt: skip
 CAPTION_CHARS = 130  # of a line
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 WIDTH, HEIGHT = 720, 340  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 30, 48  # margins of the plotting area
-NUM_COLORS = 6
+NUM_COLORS = 8
 MAX_POINTS = 1500  # of a line; more than this no screen can show
 NUM_HOVERS = 120  # places along x that tell their values
 
