@@ -20,7 +20,7 @@ from llmjax.checkpoint import Checkpoints
 from llmjax.config import ComputeConfig, ModelConfig
 from llmjax.data import assets
 from llmjax.data.batches import Batches
-from llmjax.data.in_context import Induction, Recall, Regression
+from llmjax.data.in_context import Both, Regression
 from llmjax.evals import few_shot, in_context, in_context_page
 from llmjax.load import load
 from llmjax.models import transformer
@@ -56,15 +56,15 @@ def main():
         knobs = OPTIM(), RUN().num_steps
         model, params, _ = learn("regression", cfg, knobs, rows, folder, mesh)
         curve = in_context.regression_curve(model, params, rows, NUM_TESTS, TEST_SEED)
-        knobs = SYMBOL_OPTIM(), round(RUN().num_steps * SYMBOL_SHARE)
-        for name, rows in (("recall", Recall()), ("induction", Induction())):
-            for num_layers in (1, 2):
-                cfg = dataclasses.replace(
-                    SYMBOLS, num_layers=num_layers, context=rows.context,
-                    vocab_size=rows.vocab_size,
-                )  # fmt: skip
-                _, _, lines = learn(name, cfg, knobs, rows, folder, mesh)
-                found[f"{name}, {num_layers} layers"] = lines
+        knobs, both = (SYMBOL_OPTIM(), round(RUN().num_steps * SYMBOL_SHARE)), Both()
+        for num_layers in (1, 2):
+            cfg = dataclasses.replace(
+                SYMBOLS, num_layers=num_layers, context=both.context,
+                vocab_size=both.vocab_size,
+            )  # fmt: skip
+            model, params, lines = learn("symbols", cfg, knobs, both, folder, mesh)
+            right = in_context.accuracies(model, params, both, NUM_TESTS, TEST_SEED)
+            found[f"layers: {num_layers}"] = lines, right
         shots = few_shots() if FEW_SHOT().model else []
     if distributed.is_first():
         in_context_page.write(folder, curve, found, shots)

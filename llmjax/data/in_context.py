@@ -4,8 +4,10 @@ Each row has a rule of its own, drawn anew, which no parameter can know beforeha
 are a pure function of (seed, number), and never end.
 """
 
+import collections
 import dataclasses
 import hashlib
+import itertools
 
 import numpy as np
 
@@ -70,15 +72,11 @@ class Recall:
 
     Interleaved, a value can only be found by the key before it: one layer tells each
     token what precedes it, and another looks for it. So one layer alone cannot.
-
-    Some rows have few keys, and what has just been said often comes again: by such
-    bursts, looking back is learned in a tenth of the steps (Chan et al. 2022).
     """
 
     max_keys: int = 8  # of a row, out of as many again; 2 at least
     num_values: int = 16
-    num_pairs: int = 24
-    bursts: float = 0.3  # share of the pairs that are the last but one once more
+    num_pairs: int = 32
 
     @property
     def vocab_size(self) -> int:
@@ -101,9 +99,6 @@ class Recall:
             keys = random.permutation(2 * self.max_keys)[:num_keys]
             values = random.permutation(self.num_values)[:num_keys]
             which = random.integers(num_keys, size=self.num_pairs)
-            is_again = random.random(self.num_pairs) < self.bursts
-            for place in np.flatnonzero(is_again[2:]) + 2:
-                which[place] = which[place - 2]
             pairs = keys[which], 2 * self.max_keys + values[which]
             rows.append(np.stack(pairs, axis=1).ravel())
             weights[row, 0::2] = [one in which[:i] for i, one in enumerate(which)]
@@ -120,7 +115,7 @@ class Induction:
 
     vocab_size: int = 32
     num_symbols: int = 12  # of a row
-    jumps: float = 0.2  # share of the steps that go anywhere
+    jumps: float = 0.1  # share of the steps that go anywhere
     context: int = 64
 
     @property
@@ -128,7 +123,8 @@ class Induction:
         return _fingerprint(self)
 
     def take(self, indices: np.ndarray, seed: int) -> Batch:
-        """tokens and targets [B, T]; weight 1 where the next step has been seen."""
+        """tokens and targets [B, T]; weight 1 where what comes next is all that has
+        come after this symbol yet."""
         rows, weights = [], np.zeros((len(indices), self.context), np.float32)
         for row, index in enumerate(indices):
             random = np.random.default_rng((seed, int(index)))
@@ -137,14 +133,45 @@ class Induction:
             anywhere = random.integers(self.num_symbols, size=self.context)
             places = np.cumsum(np.where(is_jump, anywhere, 1)) % self.num_symbols
             rows.append(circle[places])
-            seen = set()  # steps of the circle, by where they begin
-            for now, (place, jumps) in enumerate(
-                zip(places[:-1], is_jump[1:], strict=True)
-            ):
-                if not jumps:
-                    weights[row, now] = place in seen
-                    seen.add(place)
+            followed = collections.defaultdict(set)
+            for now, (place, after) in enumerate(itertools.pairwise(places)):
+                weights[row, now] = followed[place] == {after}
+                followed[place].add(after)
         return _next(np.array(rows), weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """Rows of recall and of induction in turn. They need the same two steps, look back
+    and look up, and together are learned in half the steps."""
+
+    recall: Recall = Recall()
+    induction: Induction = Induction()
+
+    @property
+    def vocab_size(self) -> int:
+        return max(self.recall.vocab_size, self.induction.vocab_size)
+
+    @property
+    def context(self) -> int:
+        return self.recall.context
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self)
+
+    def take(self, indices: np.ndarray, seed: int) -> Batch:
+        """tokens, targets and weights [B, T], of even rows `recall`'s."""
+        is_odd = indices % 2 == 1
+        even, odd = (
+            rows.take(indices[which], seed)
+            for rows, which in ((self.recall, ~is_odd), (self.induction, is_odd))
+        )
+        batch = {}
+        for name in even:
+            batch[name] = np.empty((len(indices), self.context), even[name].dtype)
+            batch[name][~is_odd], batch[name][is_odd] = even[name], odd[name]
+        return batch
 
 
 def _next(tokens: np.ndarray, weights: np.ndarray) -> Batch:

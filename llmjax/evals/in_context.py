@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.in_context import Regression
+from llmjax.data.in_context import Both, Regression
 from llmjax.types import Batch, Key, Metrics, Model, Params
 
 
@@ -56,6 +56,18 @@ def symbol_loss(
         "accuracy": (jnp.sum(is_right_BT * weights_BT), count),
     }
     return xent / count, metrics
+
+
+def accuracies(
+    model: Model, params: Params, rows: Both, num_rows: int, seed: int
+) -> dict[str, float]:
+    """The share of right symbols in recall and in induction, on rows not learned."""
+    found, look = {}, jax.jit(partial(symbol_loss, model))
+    for name in ("recall", "induction"):
+        batch = getattr(rows, name).take(np.arange(num_rows), seed)
+        total, count = look(params, batch)[1]["accuracy"]
+        found[name] = float(total / count)
+    return found
 
 
 def regression_curve(

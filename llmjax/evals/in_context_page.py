@@ -12,20 +12,20 @@ from llmjax.train.workdir import write_json
 def write(
     folder: Path,
     curve: dict[str, Any],
-    found: dict[str, list[dict[str, float]]],
+    found: dict[str, tuple[list[dict[str, float]], dict[str, float]]],
     shots: list[dict[str, Any]],
 ) -> None:
     """summary.json, report.html and the terminal.
 
-    curve: of `in_context.regression_curve`. found: the logged steps of each model that
-    recalls or goes on. shots: of `few_shot.curve`.
+    curve: of `in_context.regression_curve`. found: the logged steps and the accuracies
+    of each model that recalls and goes on. shots: of `few_shot.curve`.
     """
-    last = {name: _last(lines) for name, lines in found.items()}
-    summary = {"regression": curve, "accuracy": last, "few_shot": shots}
+    right = {name: accuracies for name, (_, accuracies) in found.items()}
+    summary = {"regression": curve, "accuracy": right, "few_shot": shots}
     write_json(folder / "summary.json", summary)
     sections = [
         ("Regression in context", regression(curve)),
-        ("Recall and induction", learning(found)),
+        ("Recall and induction", learning(found) + report.table(table(right))),
     ]
     if shots:
         sections.append(("Few shots", few_shots(shots)))
@@ -39,14 +39,18 @@ def write(
     outputs.print_table(rows)
     print(f"mean gap to the exact curve {curve['mean_gap']:.3f}; below it by more than "
           f"chance at {curve['leaks'] or 'no'} k")  # fmt: skip
-    outputs.print_table([{"": name, "accuracy": value} for name, value in last.items()])
+    outputs.print_table(table(right))
     if shots:
         outputs.print_table(shots)
     print(f"report: {folder}/report.html")
 
 
-def _last(lines: list[dict[str, float]]) -> float:
-    return next(s["val_accuracy"] for s in reversed(lines) if "val_accuracy" in s)
+def table(right: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+    """The share of right symbols of each model, in per cent."""
+    return [
+        {"": name} | {task: f"{100 * share:.1f} %" for task, share in shares.items()}
+        for name, shares in right.items()
+    ]
 
 
 def regression(curve: dict[str, Any]) -> str:
@@ -60,10 +64,10 @@ def regression(curve: dict[str, Any]) -> str:
     return report.line_chart(series, x_label="examples", y_label="squared error")
 
 
-def learning(found: dict[str, list[dict[str, float]]]) -> str:
-    """Held-out accuracy over the steps of training."""
+def learning(found: dict[str, tuple[list[dict[str, float]], dict]]) -> str:
+    """Held-out accuracy, of both tasks, over the steps of training."""
     series = []
-    for name, lines in found.items():
+    for name, (lines, _) in found.items():
         seen = [line for line in lines if "val_accuracy" in line]
         steps = [line["step"] for line in seen]
         series.append(Series(name, steps, [s["val_accuracy"] for s in seen], "marks"))

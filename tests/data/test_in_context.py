@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from llmjax.data.batches import Batches
-from llmjax.data.in_context import Induction, Recall, Regression
+from llmjax.data.in_context import Both, Induction, Recall, Regression
 
 INDICES = np.arange(200)
 
 
-@pytest.mark.parametrize("rows", [Regression(), Recall(), Induction()])
+@pytest.mark.parametrize("rows", [Regression(), Recall(), Induction(), Both()])
 def test_rows_are_a_function_of_seed_and_number(rows):
     batch, again = rows.take(INDICES, 3), rows.take(INDICES[5:7], 3)
     for name, array in batch.items():
@@ -67,16 +67,23 @@ def test_keys_have_their_values_throughout_a_row():
     assert len(books) > 190  # which value a key has differs by row
 
 
-def test_what_is_asked_of_a_walk_has_been_seen():
+def test_what_is_asked_of_a_walk_has_one_answer():
     rows = Induction(vocab_size=20, num_symbols=6, jumps=0.3, context=40)
-    batch, num_jumps = rows.take(INDICES, 0), 0
+    batch = rows.take(INDICES, 0)
     for tokens, targets, weights in zip(*batch.values(), strict=True):
         np.testing.assert_array_equal(targets[:-1], tokens[1:])
         assert len(set(tokens)) <= 6 and weights[-1] == 0
-        steps = list(zip(tokens.tolist(), targets.tolist(), strict=True))
-        for now in np.flatnonzero(weights):
-            assert steps[now] in steps[:now]
-        asked = {steps[now] for now in np.flatnonzero(weights)}
-        assert len(dict(asked)) == len(asked)  # one way on from each symbol
-        num_jumps += sum(step not in asked for step in steps[6:-1])
-    assert 0.2 < num_jumps / (200 * 33) < 0.5
+        for now in range(39):
+            before = {tokens[at + 1] for at in range(now) if tokens[at] == tokens[now]}
+            assert weights[now] == (before == {targets[now]})
+    assert 0.1 < batch["weights"].mean() < 0.4
+
+
+def test_both_are_of_each_in_turn():
+    rows = Both(Recall(max_keys=2, num_values=3, num_pairs=5), Induction(9, 4, 0.1, 10))
+    batch = rows.take(INDICES, 1)
+    for name, of_one in rows.recall.take(INDICES[::2], 1).items():
+        np.testing.assert_array_equal(batch[name][::2], of_one)
+    for name, of_one in rows.induction.take(INDICES[1::2], 1).items():
+        np.testing.assert_array_equal(batch[name][1::2], of_one)
+    assert rows.vocab_size == 9 and rows.context == 10
