@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import field
-from llmjax.rl import advantages, kl, logprobs, losses
+from llmjax.rl import advantages, kl, logprobs, losses, rows
 from llmjax.rl.ppo import rollout_figures
 from llmjax.rl.rollout import RolloutConfig
 from llmjax.types import Batch, Key, Metrics, Model, Params
@@ -73,11 +73,10 @@ def prepare(
     if pays_in_score(cfg):
         score_B = score_B - cfg.kl_coef * (kl.k1(*pair) * mask_BT).sum(axis=1)
     advantage_B = ADVANTAGES[cfg.kind](score_B, shape.num_samples)
-    learned = {
-        name: batch[name] for name in ("tokens", "targets", "weights", "segment_ids")
-    }
-    learned |= dict(zip(("log_probs", "ref_log_probs"), pair, strict=True))
-    learned["advantages"] = advantage_B[:, None] * mask_BT
+    learned = rows.of(batch) | {
+        "log_probs": compared["log_probs"], "ref_log_probs": compared["ref_log_probs"],
+        "advantages": advantage_B[:, None] * mask_BT,
+    }  # fmt: skip
     is_equal_B = advantage_B == 0
     figures = rollout_figures(batch, compared) | {"no_signal": is_equal_B.mean()}
     return learned, extras, figures

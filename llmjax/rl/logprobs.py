@@ -61,8 +61,12 @@ def compare(
     batch: Batch,
     *,
     temperature: float = 1.0,
+    hidden_BTD: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """log_probs, ref_log_probs, and the exact KL between the two at each target."""
+    """log_probs, ref_log_probs, and the exact KL between the two at each target.
+
+    hidden_BTD: what `params` makes of the batch, where that is at hand.
+    """
 
     def part(hidden_BTD, ref_hidden_BTD, targets_BT):
         logits_BTV = model.readout(params, hidden_BTD) / temperature
@@ -73,8 +77,10 @@ def compare(
             "full_kl": kl.full(logits_BTV, ref_BTV),
         }
 
-    hiddens = (model.apply(one, batch).hidden_BTD for one in (params, reference))
-    return _in_parts(part, *hiddens, batch["targets"])
+    if hidden_BTD is None:
+        hidden_BTD = model.apply(params, batch).hidden_BTD
+    ref_hidden_BTD = model.apply(reference, batch).hidden_BTD
+    return _in_parts(part, hidden_BTD, ref_hidden_BTD, batch["targets"])
 
 
 def of_answers(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import field
-from llmjax.rl import advantages, kl, logprobs, losses, moments
+from llmjax.rl import advantages, kl, logprobs, losses, moments, rows
 from llmjax.rl.logprobs import Said
 from llmjax.types import Batch, Key, Metrics, Model, Params
 
@@ -89,10 +89,11 @@ def prepare(
     batch: of `rollout.draw`, with score_B and ended_B. reference: the frozen policy.
     """
     mask_BT, score_B = batch["weights"], batch["score_B"]
+    policy = params["policy"]
+    hidden_BTD = model.apply(policy, batch).hidden_BTD
     compared = logprobs.compare(
-        model, params["policy"], reference, batch, temperature=temperature
+        model, policy, reference, batch, temperature=temperature, hidden_BTD=hidden_BTD
     )
-    hidden_BTD = model.apply(params["policy"], batch).hidden_BTD
     values_BT = values(critic, params, batch, hidden_BTD)
     pair = compared["log_probs"], compared["ref_log_probs"]
     estimates = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
@@ -125,10 +126,7 @@ def prepare(
             target=cfg.kl_target, horizon=cfg.kl_horizon,
         )  # fmt: skip
         extras = {**extras, "kl_coef": coef}
-    learned = {
-        name: batch[name] for name in ("tokens", "targets", "weights", "segment_ids")
-    }
-    learned |= {
+    learned = rows.of(batch) | {
         "log_probs": compared["log_probs"], "values": values_BT,
         "advantages": advantages_BT * mask_BT, "returns": returns_BT,
     }  # fmt: skip
