@@ -24,6 +24,7 @@ from llmjax.data.comparison_rows import Scribe
 from llmjax.data.template import Messages
 from llmjax.data.tokenizer import Tokenizer
 from llmjax.load import load_scorer
+from llmjax.train.workdir import write_json
 from llmjax.types import Params
 
 FILE = "reward.json"
@@ -172,9 +173,7 @@ class RewardModel:
     def save(self, folder: Path) -> None:
         """Writes what the weights do not say, such as how scores are scaled."""
         kept = {"gain": self.gain, "bias": self.bias, "context": self.context}
-        part = folder / f"{FILE}.tmp"
-        part.write_text(json.dumps(kept | {"form": self.scribe.form}), "utf-8")
-        os.replace(part, folder / FILE)
+        write_json(folder / FILE, kept | {"form": self.scribe.form})
 
     def folded(self) -> Params:
         """Parameters of which `logits_fn` makes the normalised scores by itself, for a
