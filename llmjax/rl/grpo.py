@@ -64,8 +64,9 @@ def prepare(
     """(the batch to learn from, extras, figures) of a rollout; as `ppo.prepare`."""
     mask_BT = batch["weights"]
     compared = logprobs.compare(
-        model, params, reference, batch, temperature=temperature
-    )
+        model, params, reference, batch, temperature=temperature,
+        num_tokens=shape.max_new_tokens,
+    )  # fmt: skip
     pair = compared["log_probs"], compared["ref_log_probs"]
     score_B = advantages.penalise_endless(
         batch["score_B"], batch["ended_B"], cfg.endless_penalty
@@ -97,7 +98,10 @@ def loss(
     other way round; weighted_loss mends that, as "use_bias_correction_kl" of TRL 1.x.
     Neither sees that a token changes the KL of those after it.
     """
-    said = logprobs.of(model, params, batch, temperature=temperature, key=key)
+    said = logprobs.of(
+        model, params, batch, temperature=temperature, key=key,
+        num_tokens=shape.max_new_tokens,
+    )  # fmt: skip
     mask_BT, clips = batch["weights"], (cfg.clip, cfg.clip_high)
     log_ratio = said.log_prob_BT - batch["log_probs"]
     kl_BT = kl.k3(said.log_prob_BT, batch["ref_log_probs"])
