@@ -116,7 +116,8 @@ def _at_answers(part: Callable, batch: Batch, num_tokens: int | None, *arrays):
     first_B1 = jnp.argmax(weights_BT > 0, axis=1, keepdims=True)
     # Beyond the end of a row nothing is put, whatever was taken from there.
     at = jnp.arange(B)[:, None], first_B1 + jnp.arange(num_tokens)[None]
-    found = _in_parts(part, *(x.at[at].get(mode="clip") for x in arrays))
+    taken = (jnp.asarray(x).at[at].get(mode="clip") for x in arrays)
+    found = _in_parts(part, *taken)
     return jax.tree.map(
         lambda x_BA: jnp.zeros((B, T), x_BA.dtype).at[at].set(x_BA, mode="drop"), found
     )

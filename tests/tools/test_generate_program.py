@@ -160,7 +160,7 @@ def test_bad_input_is_one_line(args, message):
     "flag,message",
     [
         ("--top_p=2", "top_p must be from 0 to 1"),
-        ("--best_of=1", "best_of=1: flag should be integer >= 2"),
+        ("--best_of=1", "--best_of=1: 1 is not integer >= 2"),
     ],
 )
 def test_bad_flag_is_one_line(flag, message):
