@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "tests" / "golden" / "llama_biased"
 PARTS = ("rollout", "scoring", "preparing", "update")
 
 
@@ -20,24 +21,15 @@ def run(*args, stdin=""):
 
 
 @pytest.mark.slow
-def test_our_worker_sees_the_models_probabilities_and_scores(tmp_path):
+def test_our_worker_sees_the_models_probabilities_and_scores():
     """Of the given answers, from whole logits; its parts are all of an iteration."""
     import jax
 
-    from llmjax.interop import hf
-    from llmjax.models import presets, transformer
-    from tools import bench_ppo_worker as worker
+    from llmjax import load
+    from llmjax.models import transformer
 
-    cfg = presets.get("tiny")
-    random = np.random.default_rng(0)
-    shapes = jax.eval_shape(transformer.make(cfg).init, jax.random.key(0))
-    params = jax.tree.map(
-        lambda leaf: np.float32(0.1) * random.standard_normal(leaf.shape, np.float32),
-        shapes,
-    )
-    hf.save(tmp_path / "tiny", cfg, params, family="llama")
     spec = dict(
-        program="llmjax", folder=str(tmp_path / "tiny"), rows=4, prompt_tokens=5,
+        program="llmjax", folder=str(FOLDER), rows=4, prompt_tokens=5,
         answer_tokens=3, num_epochs=2, num_minibatches=2,
     )  # fmt: skip
     done = run("tools/bench_ppo_worker.py", json.dumps(spec), stdin="1\n")
@@ -45,8 +37,8 @@ def test_our_worker_sees_the_models_probabilities_and_scores(tmp_path):
     ready, turn = map(json.loads, done.stdout.splitlines())
     assert turn["result"].keys() == set(PARTS)
     assert 0.9 * turn["secs"] < sum(turn["result"].values()) <= turn["secs"]
-    prompts, answers = worker.given(spec)
-    ids = np.concatenate([prompts, answers], axis=1)
+    cfg, params, _ = load.load(FOLDER)
+    ids = np.random.default_rng(1).integers(0, cfg.vocab_size, (4, 8))
     model = transformer.make(cfg)
     hidden_BTD = model.apply(params, {"tokens": ids}).hidden_BTD
     log_probs_BTV = np.asarray(jax.nn.log_softmax(model.readout(params, hidden_BTD)))
@@ -55,7 +47,7 @@ def test_our_worker_sees_the_models_probabilities_and_scores(tmp_path):
         for row in range(4)
     ]
     np.testing.assert_allclose(ready["log_probs"], want, atol=1e-5)
-    scores = worker.REWARD_GAIN * np.asarray(hidden_BTD)[:, -1].sum(axis=-1)
+    scores = 0.01 * np.asarray(hidden_BTD)[:, -1].sum(axis=-1)
     np.testing.assert_allclose(ready["scores"], scores, atol=1e-5)
 
 
