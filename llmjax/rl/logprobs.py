@@ -109,11 +109,10 @@ def _log_probs(logits_BTV: jax.Array, temperature: float) -> jax.Array:
 
 def _at_answers(part: Callable, batch: Batch, num_tokens: int | None, *arrays):
     """`part` of the arrays [B, T, ...] where the answers are; see above."""
-    weights_BT = batch["weights"]
-    B, T = weights_BT.shape
+    B, T = batch["targets"].shape
     if num_tokens is None or num_tokens >= T:
         return _in_parts(part, *arrays)
-    first_B1 = jnp.argmax(weights_BT > 0, axis=1, keepdims=True)
+    first_B1 = jnp.argmax(batch["weights"] > 0, axis=1, keepdims=True)
     # Beyond the end of a row nothing is put, whatever was taken from there.
     at = jnp.arange(B)[:, None], first_B1 + jnp.arange(num_tokens)[None]
     taken = (jnp.asarray(x).at[at].get(mode="clip") for x in arrays)
