@@ -63,7 +63,7 @@ def learn(name, model, reference, ref_log_probs, reward, parent, mesh):
     knobs = dataclasses.replace(PPO() if is_ppo else GRPO(), kl_coef=flags.FLAGS.beta)
     if is_ppo:
         critic = transformer.make(transformer.scorer_of(MODEL()))
-        shared = (model, critic, knobs, SAMPLING.temperature)
+        shared = (model, critic, knobs, ROLLOUT, SAMPLING.temperature)
         prepare, loss_fn = partial(ppo.prepare, *shared), partial(ppo.loss, *shared)
         start = {"policy": reference, "critic": critic.init(jax.random.key(1))}
         policy, extras = itemgetter("policy"), ppo.init_extras(knobs)

@@ -76,7 +76,7 @@ def follow(name, model, reference, reward, where, mesh):
     """[Place] of a policy on its way, as PPO makes it follow the reward."""
     run, language, knobs = RUN(), LANGUAGE(), PPO()
     critic = transformer.make(transformer.scorer_of(MODEL()))
-    shared = (model, critic, knobs, SAMPLING.temperature)
+    shared = (model, critic, knobs, ROLLOUT, SAMPLING.temperature)
     prepare, policy = jax.jit(partial(ppo.prepare, *shared)), itemgetter("policy")
     start = {"policy": reference, "critic": critic.init(jax.random.key(1))}
     places = []

@@ -52,7 +52,7 @@ def main():
     template, room_tokens = chat_template(run.init_from), ROLLOUT().room_tokens(cfg)
     corpus = prompts.prepare(DATA(), tokenizer, template, room_tokens=room_tokens)
     model, scorer = transformer.make(cfg, COMPUTE()), transformer.scorer_of(cfg)
-    critic, temperature = transformer.make(scorer, COMPUTE()), SAMPLING().temperature
+    critic = transformer.make(scorer, COMPUTE())
     new_head = partial(
         transformer.with_score_head, scorer, key=jax.random.key(run.seed)
     )
@@ -77,8 +77,9 @@ def main():
         base = jax.device_put(base, sharding.param_shardings(base, mesh))
         head = {"critic": {"head": base["critic"]["head"]}}
         own = trained.begin(base, LORA(), head)
-        loss_fn = own.of(partial(ppo.loss, model, critic, knobs, temperature))
-        prepare = jax.jit(partial(ppo.prepare, model, critic, knobs, temperature))
+        shared = (model, critic, knobs, ROLLOUT(), SAMPLING().temperature)
+        loss_fn = own.of(partial(ppo.loss, *shared))
+        prepare = jax.jit(partial(ppo.prepare, *shared))
 
         def collect(iteration, state):
             both = own.whole(state.params)

@@ -7,6 +7,7 @@
     python tools/bench.py decode --configs=b,c        # new tokens, with a cache
     python tools/bench.py serve --configs=smollm2     # several requests at once
     python tools/bench.py tune --configs=smollm2      # LoRA beside full fine-tuning
+    python tools/bench.py ppo --torch_python=DIR/bin/python  # an iteration, beside TRL
 
 Every program is a process of its own that steps while the others wait. A ratio is the
 median over rounds of its time over ours in the same round: above 1, llmjax is faster.
@@ -17,6 +18,7 @@ import statistics
 import sys
 
 import bench_decode
+import bench_ppo
 import bench_serve
 import bench_tune
 from absl import flags as absl_flags
@@ -40,7 +42,7 @@ MAX_LOSS_GAP = {
 }  # by whether we are on a CPU: float32, bfloat16
 
 COMMAND = absl_flags.DEFINE_string(
-    "command", "train", "train, startup, decode, serve, tune"
+    "command", "train", "train, startup, decode, serve, tune, ppo"
 )
 SIZES = absl_flags.DEFINE_list(
     "configs",
@@ -173,6 +175,7 @@ COMMANDS = {
     "decode": (bench_decode.decode, bench_decode.MODELS, ("b", "c", "smollm2")),
     "serve": (bench_serve.serve, bench_decode.MODELS, ("b", "c", "smollm2")),
     "tune": (bench_tune.tune, bench_decode.MODELS, ("b", "smollm2")),
+    "ppo": (bench_ppo.ppo, bench_ppo.SIZES, ("b", "smollm2")),
 }
 
 if __name__ == "__main__":

@@ -7,14 +7,19 @@
     python tools/generate.py --model=DIR --prompt="A" --num_beams=4
     python tools/generate.py --model=DIR --prompt="A" --draft=lookup
     python tools/generate.py --model=DIR --prompt="A" --adapter=PEFT_DIR
+    python tools/generate.py --model=DIR --prompt="A" --temperature=1 --best_of=16 \
+        --reward=runs/reward_model
 
+--reward is a reward model's workdir, or MODULE:FUNCTION, any fn(prompts, answers).
 The prompt of an encoder-decoder is the text that its encoder reads.
 """
 
 import json
+import sys
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags as absl_flags
 
 from llmjax import flags, host, load
@@ -27,6 +32,7 @@ from llmjax.generate.sampling import SamplingConfig
 from llmjax.generate.stream import TextStream
 from llmjax.generate.text import check_fits, generate
 from llmjax.models import quantise, transformer
+from llmjax.rl import best_of, scores
 from llmjax.types import Model, Params
 
 ROUND_TOKENS = 64
@@ -49,6 +55,12 @@ DRAFT = absl_flags.DEFINE_string(
     "draft", None, "guess ahead: a smaller model's path, or 'lookup' in the text so far"
 )
 NUM_DRAFTS = absl_flags.DEFINE_integer("num_drafts", 4, "tokens guessed ahead", 1)
+BEST_OF = absl_flags.DEFINE_integer(
+    "best_of", None, "draw so many, and give the one that --reward likes most", 2
+)
+REWARD = absl_flags.DEFINE_string(
+    "reward", None, "a reward model's workdir, or MODULE:FUNCTION"
+)
 WEIGHTS = absl_flags.DEFINE_enum(
     "weights", "float32", quantise.DTYPES, "what weights are held in"
 )
@@ -72,20 +84,16 @@ class Opened(NamedTuple):
 
 
 class Writer:
-    """One continuation: its ids and its text, printed as they come or at the end."""
+    """One continuation: its ids and its text, printed as they come if `at_once`."""
 
     def __init__(self, opened: Opened, prompt_ids: list[int], at_once: bool = False):
         tokenizer = opened.tokenizer
-        is_text = tokenizer is not None and not JSON.value
-        self._start = ""
-        if is_text and opened.cfg.encoder is None:
-            self._start = PROMPT.value or tokenizer.decode(prompt_ids)
-        self._at_once, self._at_end = is_text and at_once, is_text and not at_once
+        self._at_once = at_once
         before = prompt_ids if opened.cfg.encoder is None else ()
         self._stream = tokenizer and TextStream(tokenizer, STOP.value, before)
         self._answer: Answer = {"ids": [], "text": ""}
         if self._at_once:
-            print(self._start, end="", flush=True)
+            print(prompt_text(opened, prompt_ids), end="", flush=True)
 
     @property
     def ended(self) -> bool:
@@ -101,8 +109,6 @@ class Writer:
         self._add(self._stream and self._stream.close())
         if self._at_once:
             print()
-        if self._at_end:
-            print(self._start + self._answer["text"])
         return self._answer | more
 
     def _add(self, text: str | None) -> None:
@@ -118,11 +124,15 @@ def main():
     host.start()
     opened = open_model(MODEL.value, ADAPTER.value)
     prompt_ids = read_prompt(opened.cfg, opened.tokenizer)
-    answers = choose(opened)(opened, prompt_ids, sampling)
+    run = choose(opened)
+    answers = run(opened, prompt_ids, sampling)
     if JSON.value:
         print("\n".join(map(json.dumps, answers)))
     elif opened.tokenizer is None:
         print("\n".join(",".join(map(str, answer["ids"])) for answer in answers))
+    elif run is not follow or NUM_SAMPLES.value > 1:  # it has not been shown as it came
+        start = "" if opened.cfg.encoder else prompt_text(opened, prompt_ids)
+        print("\n".join(start + answer["text"] for answer in answers))
 
 
 def open_model(path: str, adapter: str | None = None) -> Opened:
@@ -144,6 +154,11 @@ def choose(opened: Opened):
     """Which of the functions below the flags ask for."""
     if STOP.value and opened.tokenizer is None:
         raise ValueError(f"--stop: {MODEL.value} has no tokenizer.json, so no text")
+    if BEST_OF.value is not None:
+        check_best_of(opened)
+        return best
+    if REWARD.value:
+        raise ValueError("--reward chooses among several: give it --best_of=N")
     if NUM_BEAMS.value > 1:
         return search
     if DRAFT.value:
@@ -165,8 +180,8 @@ def follow(opened: Opened, prompt_ids: list[int], sampling) -> list[Answer]:
         tuple(prompt_ids), MAX_NEW_TOKENS.value, sampling, opened.endings.stop_ids,
         num_samples=NUM_SAMPLES.value,
     )  # fmt: skip
-    is_one = NUM_SAMPLES.value == 1
-    writers = [Writer(opened, prompt_ids, is_one) for _ in range(NUM_SAMPLES.value)]
+    at_once = NUM_SAMPLES.value == 1 and not JSON.value and opened.tokenizer is not None
+    writers = [Writer(opened, prompt_ids, at_once) for _ in range(NUM_SAMPLES.value)]
     log_probs: list[list[float]] = [[] for _ in writers]
     number = engine.submit(request)
     while (engine.num_active or engine.num_waiting) and not all(
@@ -190,6 +205,39 @@ def translate(opened: Opened, prompt_ids: list[int], sampling) -> list[Answer]:
         **shared(opened, prompt_ids),
     )  # fmt: skip
     return [write(opened, prompt_ids, ids) for ids in found]
+
+
+def check_best_of(opened: Opened) -> None:
+    """Raises ValueError for flags that cannot be with --best_of."""
+    flag = f"--best_of={BEST_OF.value}"
+    if not REWARD.value:
+        raise ValueError(f"{flag} needs --reward: a workdir, or MODULE:FUNCTION")
+    if NUM_BEAMS.value > 1 or DRAFT.value or NUM_SAMPLES.value > 1:
+        raise ValueError(f"{flag}: not with --num_beams, --draft or --num_samples")
+    if not SAMPLING().temperature:
+        raise ValueError(f"{flag}: --temperature=0 draws all alike; give it 1, say")
+    if opened.tokenizer is None:
+        raise ValueError(f"{flag}: {MODEL.value} has no tokenizer.json, so no text")
+
+
+def best(opened: Opened, prompt_ids: list[int], sampling) -> list[Answer]:
+    """The best of --best_of draws; for --json all of them, the best first."""
+    reward = scores.load(REWARD.value)
+    found = generate(
+        opened.model, opened.params, sampling=sampling, num_samples=BEST_OF.value,
+        **shared(opened, prompt_ids),
+    )  # fmt: skip
+    drawn = [write(opened, prompt_ids, ids) for ids in found]
+    texts = [answer["text"] for answer in drawn]
+    ranked = best_of.rank(reward, prompt_text(opened, prompt_ids), texts)
+    print(
+        f"the best of {BEST_OF.value} scores {ranked[0].score:.4g}, their mean "
+        f"{np.mean([one.score for one in ranked]):.4g}; that is at most "
+        f"{best_of.most_kl(BEST_OF.value):.3f} nats of KL from one draw",
+        file=sys.stderr,
+    )
+    shown = ranked if JSON.value else ranked[:1]
+    return [drawn[one.place] | {"score": one.score} for one in shown]
 
 
 def search(opened: Opened, prompt_ids: list[int], _) -> list[Answer]:
@@ -248,6 +296,10 @@ def write(opened: Opened, prompt_ids: list[int], ids: list[int], **more) -> Answ
     for token in ids:
         writer.write(token)
     return writer.close(**more)
+
+
+def prompt_text(opened: Opened, prompt_ids: list[int]) -> str:
+    return PROMPT.value or opened.tokenizer.decode(prompt_ids)
 
 
 def read_prompt(cfg, tokenizer) -> list[int]:

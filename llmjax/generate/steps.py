@@ -11,7 +11,7 @@ State is a plain dict of arrays, one row a sequence:
     adapter_B   where `lora_rows.keep` has put adapters beside the base: each row's
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -143,13 +143,20 @@ def step(model: Model, params: Params, state: State) -> tuple[State, Drawn]:
 def decode(
     model: Model, params: Params, state: State, num_tokens: int
 ) -> tuple[Drawn, State]:
-    """(what `num_tokens` steps drew, each array [B, num_tokens]; the state after).
+    """(what `num_tokens` steps drew, each array [B, num_tokens]; the state after)."""
+    return repeat(partial(step, model, params), state, num_tokens)
 
-    Ends early once every row has stopped.
+
+def repeat(one_step: Callable, state: State, num_tokens: int) -> tuple[Any, State]:
+    """(what so many steps drew, each array [B, num_tokens]; the state after).
+
+    one_step: state -> (state, a tree of arrays [B]).
+    Ends early once every row has stopped; the arrays are then 0 from there on.
     """
-    B = len(state["active_B"])
-    shape = num_tokens, B
-    drawn = Drawn(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+    drawn = jax.tree.map(
+        lambda leaf: jnp.zeros((num_tokens, *leaf.shape), leaf.dtype),
+        jax.eval_shape(one_step, state)[1],
+    )
 
     def going(carry):
         number, _, state = carry
@@ -157,7 +164,7 @@ def decode(
 
     def body(carry):
         number, drawn, state = carry
-        state, new = step(model, params, state)
+        state, new = one_step(state)
         drawn = jax.tree.map(lambda all_, one: all_.at[number].set(one), drawn, new)
         return number + 1, drawn, state
 

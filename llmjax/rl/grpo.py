@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import field
-from llmjax.rl import advantages, kl, logprobs, losses
+from llmjax.rl import advantages, kl, logprobs, losses, rows
 from llmjax.rl.ppo import rollout_figures
 from llmjax.rl.rollout import RolloutConfig
 from llmjax.types import Batch, Key, Metrics, Model, Params
@@ -64,8 +64,9 @@ def prepare(
     """(the batch to learn from, extras, figures) of a rollout; as `ppo.prepare`."""
     mask_BT = batch["weights"]
     compared = logprobs.compare(
-        model, params, reference, batch, temperature=temperature
-    )
+        model, params, reference, batch, temperature=temperature,
+        num_tokens=shape.max_new_tokens,
+    )  # fmt: skip
     pair = compared["log_probs"], compared["ref_log_probs"]
     score_B = advantages.penalise_endless(
         batch["score_B"], batch["ended_B"], cfg.endless_penalty
@@ -73,11 +74,10 @@ def prepare(
     if pays_in_score(cfg):
         score_B = score_B - cfg.kl_coef * (kl.k1(*pair) * mask_BT).sum(axis=1)
     advantage_B = ADVANTAGES[cfg.kind](score_B, shape.num_samples)
-    learned = {
-        name: batch[name] for name in ("tokens", "targets", "weights", "segment_ids")
-    }
-    learned |= dict(zip(("log_probs", "ref_log_probs"), pair, strict=True))
-    learned["advantages"] = advantage_B[:, None] * mask_BT
+    learned = rows.of(batch) | {
+        "log_probs": compared["log_probs"], "ref_log_probs": compared["ref_log_probs"],
+        "advantages": advantage_B[:, None] * mask_BT,
+    }  # fmt: skip
     is_equal_B = advantage_B == 0
     figures = rollout_figures(batch, compared) | {"no_signal": is_equal_B.mean()}
     return learned, extras, figures
@@ -98,7 +98,10 @@ def loss(
     other way round; weighted_loss mends that, as "use_bias_correction_kl" of TRL 1.x.
     Neither sees that a token changes the KL of those after it.
     """
-    said = logprobs.of(model, params, batch, temperature=temperature, key=key)
+    said = logprobs.of(
+        model, params, batch, temperature=temperature, key=key,
+        num_tokens=shape.max_new_tokens,
+    )  # fmt: skip
     mask_BT, clips = batch["weights"], (cfg.clip, cfg.clip_high)
     log_ratio = said.log_prob_BT - batch["log_probs"]
     kl_BT = kl.k3(said.log_prob_BT, batch["ref_log_probs"])

@@ -5,6 +5,10 @@ one to the left, and a weight is 1 where the target is a token of the answer. Al
 logits are divided by the temperature that the answers were drawn with, the reference's
 too: only so are ratios 1 and the KL 0 before the first update (OpenAI 2019 and N+; TRL
 0.11 does it to neither).
+
+num_tokens is how long an answer may be: logits are then made at so many positions of
+each row, from its first weight on, and what is asked for is 0 at the others. None is
+all positions.
 """
 
 from collections.abc import Callable
@@ -35,14 +39,20 @@ def of(
     *,
     temperature: float = 1.0,
     key: Key | None = None,
+    num_tokens: int | None = None,
 ) -> Said:
     """What a model makes of the targets."""
     hidden_BTD = model.apply(params, batch, key=key).hidden_BTD
-    return read(partial(model.readout, params), hidden_BTD, batch, temperature)
+    readout = partial(model.readout, params)
+    return read(readout, hidden_BTD, batch, temperature, num_tokens)
 
 
 def read(
-    readout: Readout, hidden_BTD: jax.Array, batch: Batch, temperature: float
+    readout: Readout,
+    hidden_BTD: jax.Array,
+    batch: Batch,
+    temperature: float,
+    num_tokens: int | None = None,
 ) -> Said:
     """The same, of the hidden states."""
 
@@ -51,7 +61,7 @@ def read(
         plogp_BTV = jnp.exp(log_probs_BTV) * log_probs_BTV
         return Said(at_ids(log_probs_BTV, targets_BT)[0], -plogp_BTV.sum(axis=-1))
 
-    return _in_parts(part, hidden_BTD, batch["targets"])
+    return _at_answers(part, batch, num_tokens, hidden_BTD, batch["targets"])
 
 
 def compare(
@@ -61,8 +71,13 @@ def compare(
     batch: Batch,
     *,
     temperature: float = 1.0,
+    hidden_BTD: jax.Array | None = None,
+    num_tokens: int | None = None,
 ) -> dict[str, jax.Array]:
-    """log_probs, ref_log_probs, and the exact KL between the two at each target."""
+    """log_probs, ref_log_probs, and the exact KL between the two at each target.
+
+    hidden_BTD: what `params` makes of the batch, where that is at hand.
+    """
 
     def part(hidden_BTD, ref_hidden_BTD, targets_BT):
         logits_BTV = model.readout(params, hidden_BTD) / temperature
@@ -73,8 +88,11 @@ def compare(
             "full_kl": kl.full(logits_BTV, ref_BTV),
         }
 
-    hiddens = (model.apply(one, batch).hidden_BTD for one in (params, reference))
-    return _in_parts(part, *hiddens, batch["targets"])
+    if hidden_BTD is None:
+        hidden_BTD = model.apply(params, batch).hidden_BTD
+    ref_hidden_BTD = model.apply(reference, batch).hidden_BTD
+    arrays = hidden_BTD, ref_hidden_BTD, batch["targets"]
+    return _at_answers(part, batch, num_tokens, *arrays)
 
 
 def of_answers(
@@ -87,6 +105,21 @@ def of_answers(
 
 def _log_probs(logits_BTV: jax.Array, temperature: float) -> jax.Array:
     return jax.nn.log_softmax(logits_BTV / temperature)
+
+
+def _at_answers(part: Callable, batch: Batch, num_tokens: int | None, *arrays):
+    """`part` of the arrays [B, T, ...] where the answers are; see above."""
+    B, T = batch["targets"].shape
+    if num_tokens is None or num_tokens >= T:
+        return _in_parts(part, *arrays)
+    first_B1 = jnp.argmax(batch["weights"] > 0, axis=1, keepdims=True)
+    # Beyond the end of a row nothing is put, whatever was taken from there.
+    at = jnp.arange(B)[:, None], first_B1 + jnp.arange(num_tokens)[None]
+    taken = (jnp.asarray(x).at[at].get(mode="clip") for x in arrays)
+    found = _in_parts(part, *taken)
+    return jax.tree.map(
+        lambda x_BA: jnp.zeros((B, T), x_BA.dtype).at[at].set(x_BA, mode="drop"), found
+    )
 
 
 def _in_parts(part: Callable, *arrays: jax.Array):

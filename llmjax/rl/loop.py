@@ -7,6 +7,7 @@ a checkpoint is written between iterations: what resumes does what it would have
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -128,14 +129,16 @@ def minibatches(
 ) -> Iterator[Batch]:
     """Equal parts of the rows, shuffled afresh in each epoch."""
     num_rows = len(batch["tokens"])
-    take = jax.jit(
-        lambda batch, rows: jax.tree.map(lambda array: array[rows], batch),
-        out_shardings=sharding.batch_sharding(mesh),
-    )
     for epoch in range(knobs.num_epochs):
         order = np.random.default_rng((*seed, epoch)).permutation(num_rows)
         for rows in order.reshape(knobs.num_minibatches, -1):
-            yield take(batch, rows)
+            yield _take(batch, rows, mesh)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _take(batch: Batch, rows: np.ndarray, mesh: Mesh) -> Batch:
+    taken = jax.tree.map(lambda array: array[rows], batch)
+    return jax.lax.with_sharding_constraint(taken, sharding.batch_sharding(mesh))
 
 
 def check_rows(

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import field
-from llmjax.rl import advantages, kl, logprobs, losses, moments
+from llmjax.rl import advantages, kl, logprobs, losses, moments, rows
 from llmjax.rl.logprobs import Said
+from llmjax.rl.rollout import RolloutConfig
 from llmjax.types import Batch, Key, Metrics, Model, Params
 
 
@@ -50,6 +51,7 @@ def init_extras(cfg: PpoConfig) -> dict[str, jax.Array]:
 def forward(
     model: Model,
     critic: Model,
+    shape: RolloutConfig,
     params: Params,
     batch: Batch,
     temperature: float,
@@ -58,7 +60,7 @@ def forward(
     """(what the policy makes of the targets, value_BT before each)."""
     hidden_BTD = model.apply(params["policy"], batch, key=key).hidden_BTD
     readout = partial(model.readout, params["policy"])
-    said = logprobs.read(readout, hidden_BTD, batch, temperature)
+    said = logprobs.read(readout, hidden_BTD, batch, temperature, shape.max_new_tokens)
     return said, values(critic, params, batch, hidden_BTD)
 
 
@@ -78,6 +80,7 @@ def prepare(
     model: Model,
     critic: Model,
     cfg: PpoConfig,
+    shape: RolloutConfig,
     temperature: float,
     params: Params,
     reference: Params,
@@ -89,10 +92,12 @@ def prepare(
     batch: of `rollout.draw`, with score_B and ended_B. reference: the frozen policy.
     """
     mask_BT, score_B = batch["weights"], batch["score_B"]
+    policy = params["policy"]
+    hidden_BTD = model.apply(policy, batch).hidden_BTD
     compared = logprobs.compare(
-        model, params["policy"], reference, batch, temperature=temperature
-    )
-    hidden_BTD = model.apply(params["policy"], batch).hidden_BTD
+        model, policy, reference, batch, temperature=temperature, hidden_BTD=hidden_BTD,
+        num_tokens=shape.max_new_tokens,
+    )  # fmt: skip
     values_BT = values(critic, params, batch, hidden_BTD)
     pair = compared["log_probs"], compared["ref_log_probs"]
     estimates = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
@@ -125,10 +130,7 @@ def prepare(
             target=cfg.kl_target, horizon=cfg.kl_horizon,
         )  # fmt: skip
         extras = {**extras, "kl_coef": coef}
-    learned = {
-        name: batch[name] for name in ("tokens", "targets", "weights", "segment_ids")
-    }
-    learned |= {
+    learned = rows.of(batch) | {
         "log_probs": compared["log_probs"], "values": values_BT,
         "advantages": advantages_BT * mask_BT, "returns": returns_BT,
     }  # fmt: skip
@@ -157,13 +159,14 @@ def loss(
     model: Model,
     critic: Model,
     cfg: PpoConfig,
+    shape: RolloutConfig,
     temperature: float,
     params: Params,
     batch: Batch,
     key: Key | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """The clipped loss of policy and critic, means over tokens, for `make_step`."""
-    said, values_BT = forward(model, critic, params, batch, temperature, key)
+    said, values_BT = forward(model, critic, shape, params, batch, temperature, key)
     mask_BT, log_ratio = batch["weights"], said.log_prob_BT - batch["log_probs"]
     policy_BT = losses.clipped_policy(
         log_ratio, batch["advantages"], cfg.clip, cfg.clip

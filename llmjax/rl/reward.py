@@ -24,11 +24,12 @@ from llmjax.data.comparison_rows import Scribe
 from llmjax.data.template import Messages
 from llmjax.data.tokenizer import Tokenizer
 from llmjax.load import load_scorer
+from llmjax.train.workdir import write_json
 from llmjax.types import Params
 
 FILE = "reward.json"
 NUM_REFERENCES = 1024
-BATCH_ROWS = 16  # scored at once
+BATCH_ROWS = 16  # scored at once, at most
 MIN_TOKENS = 16  # of the shortest rows; others are twice as long, and so on
 
 LOW_ACCURACY = 0.6
@@ -111,9 +112,8 @@ class RewardModel:
         for first in range(0, len(rows), BATCH_ROWS):
             some = by_length[first : first + BATCH_ROWS]
             longest = max(MIN_TOKENS, len(rows[some[-1]]))
-            num_tokens = min(self.context, 1 << (longest - 1).bit_length())
-            tokens_BT = np.zeros((BATCH_ROWS, num_tokens), np.int32)
-            last_B = np.zeros(BATCH_ROWS, np.int32)
+            shape = _round_up(len(some)), min(self.context, _round_up(longest))
+            tokens_BT, last_B = np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
             for place, row in enumerate(some):
                 tokens_BT[place, : len(rows[row])] = rows[row]
                 last_B[place] = len(rows[row]) - 1
@@ -172,9 +172,7 @@ class RewardModel:
     def save(self, folder: Path) -> None:
         """Writes what the weights do not say, such as how scores are scaled."""
         kept = {"gain": self.gain, "bias": self.bias, "context": self.context}
-        part = folder / f"{FILE}.tmp"
-        part.write_text(json.dumps(kept | {"form": self.scribe.form}), "utf-8")
-        os.replace(part, folder / FILE)
+        write_json(folder / FILE, kept | {"form": self.scribe.form})
 
     def folded(self) -> Params:
         """Parameters of which `logits_fn` makes the normalised scores by itself, for a
@@ -185,6 +183,11 @@ class RewardModel:
             "bias_O": head["bias_O"] * self.gain + self.bias,
         }
         return {**self.params, "head": {**head, **made}}
+
+
+def _round_up(num: int) -> int:
+    """To a power of two, so that few programs are compiled."""
+    return 1 << (num - 1).bit_length()
 
 
 def _talk(prompt: str | Messages, response: str) -> Messages:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -23,7 +22,7 @@ from llmjax.generate import steps, text
 from llmjax.generate.sampling import SamplingConfig
 from llmjax.rl import rows as rows_of
 from llmjax.rl import scores
-from llmjax.sharding import batch_sharding, replicate
+from llmjax.sharding import batch_sharding
 from llmjax.types import Model, Params
 
 PLAIN = SamplingConfig()
@@ -122,31 +121,17 @@ def draw(
 def _decode(model: Model, params: Params, state: steps.State, num_tokens: int):
     """({ids, log_probs, is_drawn}, each [B, num_tokens]; state): `steps.decode`, with
     the log-probability at which each token was drawn."""
-    shape = num_tokens, len(state["active_B"])
-    found = {
-        "ids": jnp.zeros(shape, jnp.int32),
-        "log_probs": jnp.zeros(shape, jnp.float32),
-        "is_drawn": jnp.zeros(shape, bool),
-    }
 
-    def going(carry):
-        number, _, state = carry
-        return (number < num_tokens) & state["active_B"].any()
-
-    def body(carry):
-        number, found, state = carry
+    def step(state):
         logits_BV = state["logits_BV"] / state["sampling"].temperature_B[:, None]
         state, new = steps.step(model, params, state)
-        one = {
+        return state, {
             "ids": new.token_B,
             "log_probs": sampling_of.log_probs(logits_BV, new.token_B),
             "is_drawn": new.is_drawn_B,
         }
-        found = jax.tree.map(lambda all_, one: all_.at[number].set(one), found, one)
-        return number + 1, found, state
 
-    _, found, state = jax.lax.while_loop(going, body, (0, found, state))
-    return jax.tree.map(lambda leaf: replicate(leaf.T), found), state
+    return steps.repeat(step, state, num_tokens)
 
 
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llmjax.types import Batch
+
+NAMES = ("tokens", "targets", "segment_ids", "weights")
+
 
 def row_length(prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
     """T of batches of these prompts: the same each time, so that one program serves."""
@@ -20,8 +24,7 @@ def make_batch(
     Raises ValueError where a row is too long.
     """
     shape = len(prompts), num_tokens
-    names = ("tokens", "targets", "segment_ids")
-    batch = {name: np.zeros(shape, np.int32) for name in names}
+    batch = {name: np.zeros(shape, np.int32) for name in NAMES}
     batch["weights"] = np.zeros(shape, np.float32)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         ids = [*prompt, *answer]
@@ -36,3 +39,8 @@ def make_batch(
         batch["weights"][row, len(prompt) - 1 : end] = 1
         batch["segment_ids"][row, :end] = 1
     return batch
+
+
+def of(batch: Batch) -> Batch:
+    """What `make_batch` has made of a batch that has more by now."""
+    return {name: batch[name] for name in NAMES}

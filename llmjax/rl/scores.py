@@ -28,7 +28,7 @@ def load(spec: str, mesh: Mesh | None = None) -> Reward:
     module, colon, name = spec.partition(":")
     if not colon:
         for warning in reward.warnings(spec):
-            print(f"warning: {spec}: {warning}")
+            print(f"warning: {spec}: {warning}", file=sys.stderr)
         return reward.load(spec, mesh=mesh)
     if os.getcwd() not in sys.path:  # a program's own folder is there instead
         sys.path.append(os.getcwd())

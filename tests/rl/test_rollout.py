@@ -1,6 +1,7 @@
 """What is drawn is what is learned from: tokens, masks, ends, log-probabilities."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,28 @@ def test_both_passes_agree_on_what_each_token_was_drawn_with(params):
     )
     other = logprobs.of(MODEL, params, batch, temperature=1.0)
     assert np.abs(other.log_prob_BT - batch["sampled"])[mask].max() > 0.1
+
+
+def test_logits_at_the_answers_alone_change_nothing(params):
+    """Neither what is made of them nor gradients; elsewhere it is 0."""
+    batch, answers = draw(params)
+    assert len({len(ids) for ids in answers.ids}) > 2  # and prompts of three lengths
+    others = jax.tree.map(lambda leaf: 0.9 * leaf, params)
+    mask_BT = batch["weights"]
+
+    def total(params, num_tokens):
+        said = logprobs.of(MODEL, params, batch, temperature=0.7, num_tokens=num_tokens)
+        two = logprobs.compare(MODEL, params, others, batch, num_tokens=num_tokens)
+        found = (said, two)
+        sums = [(leaf * mask_BT).sum() for leaf in jax.tree.leaves(found)]
+        return sum(place * one for place, one in enumerate(sums, 1)), found
+
+    gradient = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)
+    (want, all_), (found, some) = gradient(params, None), gradient(params, 6)
+    for one, other in zip(*map(jax.tree.leaves, (all_, some)), strict=True):
+        np.testing.assert_allclose(one * mask_BT, other * mask_BT, atol=1e-5)
+        assert one[:16, 0].all() and not other[:16, 0].any()  # of a prompt of three
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), want, found)
 
 
 def test_a_row_is_the_same_alone_and_wherever_it_lies(params):

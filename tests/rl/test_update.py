@@ -58,7 +58,7 @@ def parts(policy, trunk="separate", start="policy", **changes):
     params["critic"] = critics.begin(
         critics.CriticConfig(trunk=trunk, start=start), SCORER, policy, new_head
     )
-    shared = (MODEL, CRITIC, cfg, 0.7)
+    shared = (MODEL, CRITIC, cfg, SHAPE, 0.7)
     prepare = jax.jit(partial(ppo.prepare, *shared))
     return cfg, params, prepare, partial(ppo.loss, *shared)
 

@@ -1,6 +1,8 @@
 """tools/generate.py as a user runs it: transformers' greedy ids, and clear refusals."""
 
 import json
+import math
+import os
 import shutil
 import subprocess
 import sys
@@ -13,10 +15,12 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 
 
-def run(*args):
+def run(*args, cwd=ROOT):
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
-        [sys.executable, "tools/generate.py", *args],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
+        [sys.executable, ROOT / "tools" / "generate.py", *args], cwd=cwd,
+        capture_output=True, text=True, timeout=240,
+        env=os.environ | {"PYTHONPATH": paths},
     )  # fmt: skip
     return result.returncode, result.stdout, result.stderr
 
@@ -100,9 +104,39 @@ def test_samples_beams_and_narrow_weights():
     assert code == 0 and len(json.loads(out)["ids"]) == 64, err
 
 
+CHAT = [f"--model={GOLDEN / 'sft'}", "--prompt=Say 3", "--max_new_tokens=8"]
+BEST = ["--temperature=1", "--best_of=5", "--reward=own_reward:letters"]
+
+
+def test_the_best_of_several_draws(tmp_path):
+    """All of them for --json, the best first; else the best alone after its prompt."""
+    (tmp_path / "own_reward.py").write_text(
+        "def letters(prompts, answers):\n"
+        "    assert set(prompts) == {'Say 3'}\n"
+        "    return [answer.count('e') - len(answer) / 64 for answer in answers]\n"
+    )
+    code, out, err = run(*CHAT, *BEST, "--json", cwd=tmp_path)
+    assert code == 0, err
+    drawn = [json.loads(line) for line in out.splitlines()]
+    scores = [one["text"].count("e") - len(one["text"]) / 64 for one in drawn]
+    assert len(drawn) == 5 and len({one["text"] for one in drawn}) > 1
+    assert [one["score"] for one in drawn] == pytest.approx(scores)
+    assert scores == sorted(scores, reverse=True)
+    assert f"at most {math.log(5) - 4 / 5:.3f} nats of KL" in err
+    code, out, _ = run(*CHAT, *BEST, cwd=tmp_path)
+    assert code == 0 and out == f"Say 3{drawn[0]['text']}\n"
+
+
 @pytest.mark.parametrize(
     "args,message",
     [
+        ([*CHAT, *BEST[:2]], "--best_of=5 needs --reward"),
+        ([*CHAT, BEST[2]], "--reward chooses among several: give it --best_of=N"),
+        ([*CHAT, *BEST, "--num_beams=2"], "not with --num_beams, --draft"),
+        ([*CHAT, *BEST, "--draft=lookup"], "not with --num_beams, --draft"),
+        ([*CHAT, *BEST[1:]], "--temperature=0 draws all alike"),
+        ([*PROMPT, *BEST], "no tokenizer.json, so no text"),
+        ([*CHAT, *BEST], "No module named 'own_reward'"),
         ([], "--model is needed"),
         (["--model=/nowhere"], "/nowhere: no model here"),
         ([f"--model={GOLDEN / 'gpt2'}"], "either --prompt or --prompt_ids"),
@@ -122,7 +156,14 @@ def test_bad_input_is_one_line(args, message):
     assert code == 1 and message in err and "Traceback" not in err
 
 
-def test_bad_flag_is_one_line():
-    code, _, err = run(*PROMPT, "--top_p=2")
-    assert code == 2 and "top_p must be from 0 to 1" in err
+@pytest.mark.parametrize(
+    "flag,message",
+    [
+        ("--top_p=2", "top_p must be from 0 to 1"),
+        ("--best_of=1", "--best_of=1: 1 is not integer >= 2"),
+    ],
+)
+def test_bad_flag_is_one_line(flag, message):
+    code, _, err = run(*PROMPT, flag)
+    assert code == 2 and message in err
     assert "Traceback" not in err
