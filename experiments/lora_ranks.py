@@ -20,7 +20,6 @@ from llmjax.config import field
 from llmjax.data import instructions
 from llmjax.evals import instructions as asking
 from llmjax.evals import lora_page as page
-from llmjax.load import load
 from llmjax.scaling import folder as folders
 from llmjax.scaling import jobs
 from llmjax.train import workdir
@@ -58,7 +57,8 @@ DATA = flags.define("data", instructions.InstructionConfig())
 
 def main():
     cfg, data = TUNE(), DATA()
-    load(cfg.init_from)  # a base that is none is told at once
+    if not Path(cfg.init_from).exists():
+        raise FileNotFoundError(f"--init_from={cfg.init_from}: no such file or folder")
     folder = workdir.open_workdir(cfg.workdir).resolve()
     kept = ("init_from", "num_steps", "batch_size", "full_lr", "lora_lr", "flags")
     settings = {name: getattr(cfg, name) for name in kept} | {"data": data}
