@@ -18,7 +18,6 @@ import jax
 from llmjax import distributed, flags, losses, optim, sharding
 from llmjax.checkpoint import Checkpoints
 from llmjax.config import ComputeConfig
-from llmjax.data import assets
 from llmjax.data.batches import Batches, eval_batches
 from llmjax.data.label_corpus import LabelConfig, in_tokens, prepare
 from llmjax.data.tokenizer import train_bpe
@@ -71,7 +70,7 @@ def open_encoder(init_from: str | None, train) -> Loaded:
         tokenizer = train_bpe((example.text for example in train), DATA().vocab_size)
         cfg = MODEL().with_vocab(tokenizer.vocab_size)
         return Loaded(dataclasses.replace(cfg, structure="encoder"), {}, tokenizer)
-    found = load(assets.model(init_from))
+    found = load(init_from)
     if found.cfg.structure != "encoder":
         raise ValueError(f"--init_from={init_from} is a decoder; give it an encoder")
     if found.tokenizer is None:

@@ -18,7 +18,6 @@ import jax
 from llmjax import distributed, flags, optim, sharding
 from llmjax.checkpoint import Checkpoints
 from llmjax.config import ComputeConfig, ModelConfig
-from llmjax.data import assets
 from llmjax.data.batches import Batches
 from llmjax.data.in_context import Both, Regression
 from llmjax.evals import few_shot, in_context, in_context_page
@@ -72,7 +71,7 @@ def main():
 
 def few_shots():
     """What the pre-trained model makes of reviews, by number of examples."""
-    cfg, params, tokenizer = load(assets.model(FEW_SHOT().model))
+    cfg, params, tokenizer = load(FEW_SHOT().model)
     model = transformer.make(cfg)
     return few_shot.curve(FEW_SHOT(), model, params, tokenizer, cfg.context)
 

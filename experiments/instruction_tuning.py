@@ -42,7 +42,7 @@ def main():
     sets = instructions.asked(data)
     base = folder / "base"
     if cfg.base:
-        base = Path(assets.model(cfg.base)).expanduser().resolve()
+        base = assets.model(cfg.base).resolve()
         if not base.exists():
             raise FileNotFoundError(f"--base={cfg.base}: no such file or folder")
     with folders.under_settings(folder, settings):

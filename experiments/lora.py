@@ -12,14 +12,13 @@ Only small matrices beside the model's are trained and saved. What differs from 
 import json
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 
 from llmjax import distributed, flags, lora, losses, optim, report, sharding
 from llmjax.checkpoint import Checkpoints
 from llmjax.config import ComputeConfig
-from llmjax.data import chat_corpus
+from llmjax.data import assets, chat_corpus
 from llmjax.data.batches import Batches, eval_batches
 from llmjax.evals.answers import Interview
 from llmjax.load import chat_template, load_writer
@@ -61,7 +60,7 @@ def main():
     optimizer = optim.make(OPTIM(), run.num_steps)
     config = dict(
         experiment="lora", seed=run.seed, num_steps=run.num_steps, model=cfg,
-        base=str(Path(run.init_from).resolve()), lora=LORA(), data=DATA(),
+        base=str(assets.model(run.init_from).resolve()), lora=LORA(), data=DATA(),
         data_fingerprint=batches.fingerprint, optim=OPTIM(), train=knobs,
     )  # fmt: skip
     interview = Interview(model, cfg, corpus, tokenizer)

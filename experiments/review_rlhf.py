@@ -20,7 +20,7 @@ from pathlib import Path
 
 from llmjax import flags
 from llmjax.config import field
-from llmjax.data import assets, film_reviews
+from llmjax.data import film_reviews
 from llmjax.rl import review_page as page
 from llmjax.scaling import folder as folders
 from llmjax.scaling import jobs
@@ -32,7 +32,7 @@ class ReviewConfig:
     """Who writes, who judges, and for how long each learns."""
 
     workdir: str = field("runs/review_rlhf", "all is written there, and resumed")
-    base: str = field("smollm2", "the model that learns to write: a folder or a file")
+    base: str = field("smollm2", "the model that learns to write")
     judge: str = field("minilm", "the model that learns to judge")
     sft_steps: int = field(60, "of tuning on reviews, 2,048 tokens each")
     reward_steps: int = field(150, "of the reward model, 16 pairs each")
@@ -53,10 +53,9 @@ def main():
     with folders.under_settings(folder, settings):
         film_reviews.write(chats, prompts)
     flags.save(folder)
-    base = assets.model(cfg.base)
 
     sft = job(
-        "lora", folder / "sft", cfg.sft_steps, cfg.sft_flags, f"--init_from={base}",
+        "lora", folder / "sft", cfg.sft_steps, cfg.sft_flags, f"--init_from={cfg.base}",
         f"--data.source={chats}", "--data.template=chatml", "--data.context=256",
         "--train.batch_size=8", "--optim.lr=5e-4",
     )  # fmt: skip

@@ -53,7 +53,7 @@ def main():
     start_secs = time.perf_counter()
     run, knobs, how = RUN(), TRAIN(), dataclasses.replace(LORA(), whole=("head",))
     folder, mesh = workdir.begin(run)
-    path = assets.model(run.init_from)
+    path = str(assets.model(run.init_from))
     found = load_trunk(path)
     cfg, tokenizer = transformer.scorer_of(found.cfg), found.tokenizer
     corpus = comparison_corpus.prepare(DATA(), tokenizer, cfg, chat_template(path))

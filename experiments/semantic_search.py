@@ -20,11 +20,11 @@ from absl import flags as absl_flags
 
 from llmjax import flags
 from llmjax.config import ComputeConfig
-from llmjax.data.assets import minilm, read_text
+from llmjax.data.assets import read_text
 from llmjax.embed import load_embed
 
 QUERY = absl_flags.DEFINE_multi_string("query", None, "what to look for; repeatable")
-MODEL = absl_flags.DEFINE_string("model", None, "an encoder's Hugging Face folder")
+MODEL = absl_flags.DEFINE_string("model", "minilm", "an encoder's Hugging Face folder")
 TEXTS = absl_flags.DEFINE_string("texts", None, "a text file; each line is found alone")
 TOP = absl_flags.DEFINE_integer("top", 5, "lines shown for each query", lower_bound=1)
 MAX_LINES = absl_flags.DEFINE_integer("max_lines", 2000, "of the text", lower_bound=1)
@@ -33,7 +33,7 @@ absl_flags.mark_flag_as_required("query")
 
 
 def main():
-    embed = load_embed(MODEL.value or minilm(), COMPUTE())
+    embed = load_embed(MODEL.value, COMPUTE())
     if TEXTS.value:
         lines = [line.strip() for line in read_text(TEXTS.value).splitlines()]
     else:

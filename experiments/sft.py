@@ -1,7 +1,7 @@
 """Tunes a language model on conversations: it learns to answer, and when to stop.
 
     python experiments/sft.py --init_from=DIR --data.source=chats.jsonl
-    python experiments/sft.py --init_from=SmolLM2-135M.gguf --data.source="chats/*.gz"
+    python experiments/sft.py --init_from=smollm2 --data.source="chats/*.gz"
     python experiments/sft.py --init_from=runs/pretrain --data.source=hf:NAME:train
 
 A line has `messages`, or `instruction`, `input` and `output`, or `prompt` and

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.config import ComputeConfig, ModelConfig
+from llmjax.data import assets
 from llmjax.load import load
 from llmjax.models import transformer
 from llmjax.types import Params
@@ -46,7 +47,7 @@ def load_embed(
 
     Raises FileNotFoundError or ValueError in one line that names the file.
     """
-    folder = Path(folder).expanduser()
+    folder = assets.model(folder)
     loaded = load(folder)
     if loaded.cfg.structure != "encoder" or loaded.tokenizer is None:
         raise ValueError(f"{folder}: not an encoder with a tokenizer.json")

