@@ -16,6 +16,7 @@ wordings that nobody learned are put to the model before and after each stage.
 
 import dataclasses
 import shlex
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +38,7 @@ class CourseConfig:
 
     workdir: str = field("runs/quickstart", "all is written there, and resumed")
     num_lessons: int = field(30_000, "questions with answers, to be tuned on")
-    num_compared: int = field(2000, "questions of which answers are compared")
+    num_compared: int = field(6000, "questions of which answers are compared")
     num_practised: int = field(4000, "questions for PPO")
     num_asked: int = field(300, "questions that tell how good a model is")
     pretrain: str = field("", "more flags for pretrain.py: '--num_steps=3000'")
@@ -50,7 +51,7 @@ COURSE = flags.define("", CourseConfig())
 
 
 def main():
-    cfg = COURSE()
+    start_secs, cfg = time.perf_counter(), COURSE()
     folder = workdir.open_workdir(cfg.workdir)
     data, settings = folder / "data", dataclasses.asdict(cfg) | {"workdir": ""}
     with folders.under_settings(folder, settings):
@@ -90,7 +91,7 @@ def main():
     said = {one: asking.ask_kept(folder / one, exam) for one in page.ANSWERING}
     questions = [one.question() for one in exam]
     scores = reward.load(liked).score(questions, said[page.TUNED])
-    page.write(folder, exam, said, scores)
+    page.write(folder, exam, said, scores, time.perf_counter() - start_secs)
 
 
 def run(folder: Path, *arguments: str) -> None:

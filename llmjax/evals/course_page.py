@@ -17,7 +17,7 @@ from llmjax.train import outputs, workdir
 
 STAGES = BASE, TUNED, LIKED, BEST = "pretrain", "sft", "reward_model", "ppo"
 ANSWERING = BASE, TUNED, BEST
-NUM_SHOWN = 8
+NUM_SHOWN, SHOWN_CHARS = 10, 32  # answers, and how much of each
 Said = Mapping[str, Sequence[str]]  # to the exam, by who said it
 Marks = Mapping[str, float]  # of `mark`
 LEARNED = (
@@ -49,10 +49,12 @@ def write(
     exam: Sequence[Example],
     said: Said,
     scores: np.ndarray,
+    secs: float,
 ) -> None:
     """Writes summary.json and report.html; prints the stages before and after.
 
     said: what each of ANSWERING answers to the exam. scores: of what TUNED does.
+    secs: that all of it took, this time.
     """
     runs = {
         name: json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
@@ -60,10 +62,11 @@ def write(
     }
     marks = {name: mark(exam, answers) for name, answers in said.items()}
     rows = before_and_after(folder, runs, marks)
-    secs = {name: round(found["secs"]) for name, found in runs.items()}
-    workdir.write_json(folder / "summary.json", {
-        "stages": rows, "secs": secs | {"all": sum(secs.values())}, "marks": marks,
-    })  # fmt: skip
+    each = {name: found["secs"] for name, found in runs.items()}
+    # The stages that an earlier call has done are not in the seconds of this one.
+    minutes = max(secs, sum(each.values())) / 60
+    summary = {"stages": rows, "marks": marks, "secs": each | {"this call": secs}}
+    workdir.write_json(folder / "summary.json", summary)
     kinds = score_by_kind(exam, said[TUNED], scores)
     sections = [
         ("Before and after", report.table(rows)),
@@ -73,9 +76,10 @@ def write(
         ("4. PPO: to answer as is liked", following(folder, exam, said, marks)),
         ("What next", report.text_block("\n".join(advice(folder)))),
     ]
-    title = f"A language model's life, in {sum(secs.values()) / 60:.0f} minutes"
+    title = f"A language model's life, in {minutes:.0f} minutes"
     report.write(folder / "report.html", title, sections)
     outputs.print_table(rows)
+    print(", ".join(f"{name} {part:.0f} s" for name, part in summary["secs"].items()))
     print(f"report: {folder}/report.html\nnext:\n  " + "\n  ".join(advice(folder)))
 
 
@@ -94,7 +98,7 @@ def before_and_after(
     found = [
         (BASE, "bits per byte of new text", f"{fresh:.2f}", f"{bits:.3f}"),
         (TUNED, "right answers", right[BASE], right[TUNED]),
-        (LIKED, "pairs of answers ordered as liked", "50 %, a coin", known),
+        (LIKED, "pairs ordered as liked", "a coin: 50 %", known),
         (BEST, "right answers", right[TUNED], right[BEST]),
         (BEST, "answers in a sentence", sentences[TUNED], sentences[BEST]),
     ]
@@ -146,7 +150,8 @@ def tuning(exam: Sequence[Example], said: Said) -> str:
             texts = [said[name][number] for number in numbers]
             row[f"right {when}"] = percent(mark(some, texts)["right"])
         rows.append(row)
-    return prose(TAUGHT, TUNED) + report.table(rows)
+    answers = side_by_side(exam, {"pre-trained": said[BASE], "tuned": said[TUNED]})
+    return prose(TAUGHT, TUNED) + report.table(rows) + answers
 
 
 def judging(run: Mapping[str, Any], kinds: Sequence[Mapping[str, Any]]) -> str:
@@ -174,18 +179,19 @@ def following(
         "": "the judge's mark, of 3", "before": f"{marks[TUNED]['gold']:.2f}",
         "after": f"{marks[BEST]['gold']:.2f}",
     })  # fmt: skip
-    answers = [
-        {
-            "question": one.question(), "right": one.answer, "pre-trained": base[:30],
-            "tuned": tuned, "after PPO": best,
-        }
-        for one, base, tuned, best in zip(
-            exam[:NUM_SHOWN], *(said[name] for name in ANSWERING), strict=False
-        )
-    ]  # fmt: skip
+    answers = side_by_side(exam, {"before": said[TUNED], "after": said[BEST]})
     charts = curve(folder / BEST, "reward", "score of an answer")
     charts += curve(folder / BEST, "kl", "KL, nats an answer")
-    return prose(REWARDED, BEST) + report.table(rows) + charts + report.table(answers)
+    return prose(REWARDED, BEST) + report.table(rows) + charts + answers
+
+
+def side_by_side(exam: Sequence[Example], said: Said) -> str:
+    """The first questions, and what was said to each."""
+    return report.table([
+        {"question": one.question()}
+        | {name: answers[number][:SHOWN_CHARS] for name, answers in said.items()}
+        for number, one in enumerate(exam[:NUM_SHOWN])
+    ])  # fmt: skip
 
 
 def curve(run: Path, name: str, label: str) -> str:

@@ -75,7 +75,6 @@ def test_the_course_is_resumed_after_a_kill_and_every_stage_is_done_once(
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert times == {path: path.stat().st_mtime_ns for path in times}
-    assert (workdir / "report.html").read_text() == page
     process = start(workdir, *small, "--num_asked=21")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1 and "num_asked: 20 -> 21" in err
@@ -84,7 +83,7 @@ def test_the_course_is_resumed_after_a_kill_and_every_stage_is_done_once(
 def check_summary(workdir):
     found = json.loads((workdir / "summary.json").read_text())
     assert [row["stage"] for row in found["stages"]] == [*STAGES, "ppo"]
-    assert set(found["secs"]) == {*STAGES, "all"}
+    assert set(found["secs"]) == {*STAGES, "this call"}
     exam = course.draw(20, course.EXAM, held_out=True)
     for name, marks in found["marks"].items():
         said = json.loads((workdir / name / "answers.json").read_text())
