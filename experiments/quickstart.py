@@ -10,8 +10,8 @@
 4. ppo.py tunes the model on that reward.
 
 Each is a run in a workdir of its own, with a report of its own. Stopped and started
-again, the course goes on where it was. A few hundred questions on inputs and in
-wordings that nobody learned are put to the model before and after each stage.
+again, the course goes on where it was. At its end some hundred questions on inputs
+that no model has seen, half of them in new words, are put to the model of each stage.
 """
 
 import dataclasses

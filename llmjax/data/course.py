@@ -1,7 +1,7 @@
 """The exercises of experiments/quickstart.py, and the judge who knows the answers.
 
 A question is one of the small tasks of `instructions`. It is answered in one of two
-manners, barely, "d c b a", or in a sentence, "The answer is d c b a." Models are taught
+manners, barely, "d c", or in a sentence, "The answer is d c." Models are taught
 both; that people like sentences better is what a reward model has to find out.
 """
 
@@ -13,8 +13,7 @@ from llmjax.data import instructions, sources
 from llmjax.data.instructions import Example, InstructionConfig
 
 TASKS = (
-    "first", "last", "second", "first_two", "last_two", "drop_first", "drop_last",
-    "reverse", "rotate", "largest",
+    "first", "second", "last", "first_two", "last_two", "largest", "smallest",
 )  # fmt: skip
 PLAIN = InstructionConfig()
 LESSONS, COMPARED, PRACTICE, EXAM = range(4)  # seeds: each has its own questions

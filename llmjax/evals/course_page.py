@@ -28,8 +28,8 @@ LEARNED = (
 TAUGHT = (
     "The model that knows text is shown questions with their answers, and learns to "
     "answer and to stop. Half of the answers are bare, half are sentences. It is then "
-    "asked on inputs and in wordings that were never shown to it; its answers are "
-    "drawn at temperature 1, as are all on this page."
+    "asked on inputs that were never shown to it, half the time in new words; its "
+    "answers are drawn at temperature 1, as are all that follow."
 )
 JUDGED = (
     "The tuned model answers each question four times, and a judge ranks the answers: "
