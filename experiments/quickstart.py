@@ -37,8 +37,8 @@ class CourseConfig:
     """How long each stage takes."""
 
     workdir: str = field("runs/quickstart", "all is written there, and resumed")
-    num_lessons: int = field(30_000, "questions with answers, to be tuned on")
-    num_compared: int = field(6000, "questions of which answers are compared")
+    num_lessons: int = field(20_000, "questions with answers, to be tuned on")
+    num_compared: int = field(4000, "questions of which answers are compared")
     num_practised: int = field(4000, "questions for PPO")
     num_asked: int = field(300, "questions that tell how good a model is")
     pretrain: str = field("", "more flags for pretrain.py: '--num_steps=3000'")
@@ -48,6 +48,7 @@ class CourseConfig:
 
 
 COURSE = flags.define("", CourseConfig())
+BRISK = ("--optim.name=muon", "--optim.lr=5e-3")  # AdamW takes some times as many steps
 
 
 def main():
@@ -66,8 +67,7 @@ def main():
     say("2 of 4: instruction tuning")
     run(
         tuned, f"--init_from={base}", f"--data.source={data}/lessons.jsonl",
-        "--num_steps=400", "--data.context=256", "--train.eval_every=100",
-        "--optim.name=muon", "--optim.lr=5e-3", cfg.sft,
+        "--num_steps=220", "--data.context=256", *BRISK, cfg.sft,
     )  # fmt: skip
 
     say("3 of 4: a reward model")
@@ -75,15 +75,15 @@ def main():
     asking.write_comparisons(data / "comparisons.jsonl", tuned, cfg.num_compared)
     run(
         liked, f"--init_from={tuned}", f"--data.source={data}/comparisons.jsonl",
-        "--data.context=64", "--optim.lr=1e-3", "--reward.smoothing=0.1",
-        cfg.reward_model,
+        "--data.context=64", *BRISK, cfg.reward_model,
     )  # fmt: skip
 
     say("4 of 4: PPO")
     run(
         best, f"--init_from={tuned}", f"--reward={liked}", f"--critic.start={liked}",
-        f"--data.source={data}/practice.jsonl", "--num_steps=60",
-        "--optim.lr=2e-4", "--sampling.temperature=1", cfg.ppo,
+        f"--data.source={data}/practice.jsonl", "--num_steps=60", "--optim.lr=5e-5",
+        "--sampling.temperature=1", "--rollout.num_prompts=128",
+        "--rollout.max_new_tokens=16", "--ppo.num_epochs=2", cfg.ppo,
     )  # fmt: skip
 
     say("before and after")

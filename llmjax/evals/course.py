@@ -15,7 +15,7 @@ from llmjax.load import chat_template, load
 from llmjax.train.workdir import write_json
 
 MAX_NEW_TOKENS = 24  # every right sentence is shorter
-NUM_ANSWERS, FLIPS = 4, 0.1  # to a question, of which two are swapped so often
+NUM_ANSWERS, FLIPS = 4, 0.05  # to a question, of which two are swapped so often
 
 
 def draw(path: Path, examples: Sequence[Example], num: int) -> Iterator[list[str]]:

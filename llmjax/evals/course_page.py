@@ -33,9 +33,9 @@ TAUGHT = (
 )
 JUDGED = (
     "The tuned model answers each question four times, and a judge ranks the answers: "
-    "right above wrong, then sentences above bare answers; in one ranking of ten two "
-    "of them are swapped by mistake. A copy of the model with one number in place of "
-    "words learns from these what is liked. Its scores on answers to new questions:"
+    "right above wrong, then sentences above bare answers; in one ranking of twenty "
+    "two of them are swapped by mistake. A copy of the model, with one number in place "
+    "of words, learns from these what is liked. Its scores on answers to new questions:"
 )
 REWARDED = (
     "The tuned model answers, the reward model scores, and PPO makes likelier what "
