@@ -21,9 +21,10 @@ NUM_SHOWN, SHOWN_CHARS = 10, 32  # answers, and how much of each
 Said = Mapping[str, Sequence[str]]  # to the exam, by who said it
 Marks = Mapping[str, float]  # of `mark`
 LEARNED = (
-    "It reads the source code of Python's standard library and learns to say which "
-    "token comes next. Nobody labels anything. How well it knows the text is how many "
-    "bits it would need for each byte of files that it has not read: fewer than xz."
+    "The model reads text, by default the source code of Python's standard library, "
+    "and learns to say which token comes next. Nobody labels anything. How well it "
+    "knows this language is how few bits it would need for each byte of files that it "
+    "has not read, beside the programs that compress them."
 )
 TAUGHT = (
     "The model that knows text is shown questions with their answers, and learns to "
@@ -73,7 +74,10 @@ def write(
         ("1. Pre-training: to know text", pretraining(folder, runs[BASE])),
         ("2. Instruction tuning: to answer", tuning(exam, said)),
         ("3. A reward model: to know what is liked", judging(runs[LIKED], kinds)),
-        ("4. PPO: to answer as is liked", following(folder, exam, said, marks)),
+        (
+            "4. PPO: to answer as is liked",
+            following(folder, exam, said, marks, runs[BEST]["KL"]),
+        ),
         ("What next", report.text_block("\n".join(advice(folder)))),
     ]
     title = f"A language model's life, in {minutes:.0f} minutes"
@@ -165,20 +169,20 @@ def judging(run: Mapping[str, Any], kinds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def following(
-    folder: Path, exam: Sequence[Example], said: Said, marks: Mapping[str, Marks]
+    folder: Path,
+    exam: Sequence[Example],
+    said: Said,
+    marks: Mapping[str, Marks],
+    kl_nats: float,
 ) -> str:
-    names = {"right": "right answers", "sentences": "sentences"}
-    rows = [
-        {"": title} | {
-            when: percent(marks[one][name])
-            for when, one in (("before", TUNED), ("after", BEST))
-        }
-        for name, title in names.items()
-    ]  # fmt: skip
-    rows.append({
-        "": "the judge's mark, of 3", "before": f"{marks[TUNED]['gold']:.2f}",
-        "after": f"{marks[BEST]['gold']:.2f}",
-    })  # fmt: skip
+    old, new = marks[TUNED], marks[BEST]
+    found = [
+        ("right answers", percent(old["right"]), percent(new["right"])),
+        ("sentences", percent(old["sentences"]), percent(new["sentences"])),
+        ("the judge's mark, 0 to 3", f"{old['gold']:.2f}", f"{new['gold']:.2f}"),
+        ("KL, nats an answer", "0", f"{kl_nats:.2f}"),
+    ]
+    rows = [dict(zip(("", "before", "after"), row, strict=True)) for row in found]
     answers = side_by_side(exam, {"before": said[TUNED], "after": said[BEST]})
     charts = curve(folder / BEST, "reward", "score of an answer")
     charts += curve(folder / BEST, "kl", "KL, nats an answer")
