@@ -5,8 +5,8 @@
 
 1. pretrain.py reads the source code of Python's standard library.
 2. sft.py is shown questions with their answers, half of them in a sentence.
-3. reward_model.py learns what people like from comparisons of the tuned model's
-   answers: right ones, and sentences. The judge is a rule that errs now and then.
+3. reward_model.py learns what people like, right answers and sentences, from
+   comparisons of the tuned model's answers. The judge is a rule that errs at times.
 4. ppo.py tunes the model on that reward.
 
 Each is a run in a workdir of its own, with a report of its own. Stopped and started
@@ -38,7 +38,7 @@ class CourseConfig:
 
     workdir: str = field("runs/quickstart", "all is written there, and resumed")
     num_lessons: int = field(20_000, "questions with answers, to be tuned on")
-    num_compared: int = field(4000, "questions of which answers are compared")
+    num_compared: int = field(6000, "questions to draw answers to, for comparison")
     num_practised: int = field(4000, "questions for PPO")
     num_asked: int = field(300, "questions that tell how good a model is")
     pretrain: str = field("", "more flags for pretrain.py: '--num_steps=3000'")
@@ -67,7 +67,7 @@ def main():
     say("2 of 4: instruction tuning")
     run(
         tuned, f"--init_from={base}", f"--data.source={data}/lessons.jsonl",
-        "--num_steps=220", "--data.context=256", *BRISK, cfg.sft,
+        "--num_steps=180", "--data.context=256", *BRISK, cfg.sft,
     )  # fmt: skip
 
     say("3 of 4: a reward model")
@@ -75,7 +75,7 @@ def main():
     asking.write_comparisons(data / "comparisons.jsonl", tuned, cfg.num_compared)
     run(
         liked, f"--init_from={tuned}", f"--data.source={data}/comparisons.jsonl",
-        "--data.context=64", *BRISK, cfg.reward_model,
+        "--num_steps=300", "--data.context=64", *BRISK, cfg.reward_model,
     )  # fmt: skip
 
     say("4 of 4: PPO")

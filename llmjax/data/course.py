@@ -48,9 +48,9 @@ def write_lessons(file: Path, num: int) -> None:
         (
             {
                 "prompt": one.question(),
-                "completion": f"{OPENING}{one.answer}{END}" if dress else one.answer,
+                "completion": sentence(one.answer) if is_dressed else one.answer,
             }
-            for one, dress in zip(draw(num, LESSONS), in_sentence, strict=True)
+            for one, is_dressed in zip(draw(num, LESSONS), in_sentence, strict=True)
         ),
     )
 
@@ -62,16 +62,26 @@ def write_questions(file: Path, num: int) -> None:
         sources.write_jsonl(file, ({"prompt": question} for question in questions))
 
 
+def sentence(content: str) -> str:
+    """An answer in the manner that people like better."""
+    return f"{OPENING}{content}{END}"
+
+
 def is_sentence(said: str) -> bool:
     """Whether an answer has the form of a sentence, be it right or wrong."""
     return said.startswith(OPENING) and said.endswith(END)
 
 
+def content(said: str) -> str:
+    """An answer without its manner."""
+    if not is_sentence(said):
+        return said
+    return said.removeprefix(OPENING).removesuffix(END)
+
+
 def is_right(example: Example, said: str) -> bool:
     """Whether an answer is right, in either manner."""
-    if is_sentence(said):
-        said = said.removeprefix(OPENING).removesuffix(END)
-    return example.kind.is_right(example.given, said)
+    return example.kind.is_right(example.given, content(said))
 
 
 def gold(example: Example, said: str) -> float:

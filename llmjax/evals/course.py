@@ -53,10 +53,22 @@ def write_comparisons(file: Path, path: Path, num: int) -> None:
         return course.gold(by_question[asked[0]["content"]], said)
 
     answered = (
-        ([{"role": "user", "content": question}], answers)
-        for question, answers in zip(by_question, drawn, strict=True)
+        ([{"role": "user", "content": question}], texts)
+        for (question, example), answers in zip(by_question.items(), drawn, strict=True)
+        if (texts := to_compare(example, answers))
     )
     comparisons.write(file, sampled.compare(answered, gold, flips=FLIPS))
+
+
+def to_compare(example: Example, answers: Sequence[str]) -> list[str]:
+    """The first right answer and the first wrong one, both in both manners, lest one
+    be told from the other by its length; none where all are right, or all wrong."""
+    contents = [text for text in map(course.content, answers) if text.strip()]
+    sides = [
+        next((text for text in contents if course.is_right(example, text) == side), "")
+        for side in (True, False)
+    ]
+    return [text for one in sides for text in (one, course.sentence(one))] * all(sides)
 
 
 def mark(examples: Sequence[Example], said: Sequence[str]) -> dict[str, float]:

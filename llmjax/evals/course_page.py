@@ -33,10 +33,11 @@ TAUGHT = (
     "answers are drawn at temperature 1, as are all that follow."
 )
 JUDGED = (
-    "The tuned model answers each question four times, and a judge ranks the answers: "
-    "right above wrong, then sentences above bare answers; in one ranking of twenty "
-    "two of them are swapped by mistake. A copy of the model, with one number in place "
-    "of words, learns from these what is liked. Its scores on answers to new questions:"
+    "The tuned model answers each question four times. Where some answers are right "
+    "and some are wrong, a judge ranks one of each, both in both manners: right above "
+    "wrong, then sentences above bare answers; in one ranking of twenty two of them "
+    "are swapped by mistake. A copy of the model, with one number in place of words, "
+    "learns from these what is liked. Its scores on answers to new questions:"
 )
 REWARDED = (
     "The tuned model answers, the reward model scores, and PPO makes likelier what "

@@ -4,7 +4,7 @@ import numpy as np
 
 from llmjax.data import course
 from llmjax.evals import course_page
-from llmjax.evals.course import mark
+from llmjax.evals.course import mark, to_compare
 
 EXAM = course.draw(4, 0)
 RIGHT = [one.answer for one in EXAM]
@@ -24,3 +24,11 @@ def test_scores_by_kind_of_answer():
         ("wrong", "a sentence", 2, 0.0),
         ("wrong", "bare", 0, None),
     ]
+
+
+def test_a_right_answer_is_compared_with_a_wrong_one_in_both_manners():
+    right, told = RIGHT[0], f"The answer is {RIGHT[0]}."
+    four = [right, told, "so", "The answer is so."]
+    assert to_compare(EXAM[0], [" ", "The answer is so.", told, right, "no"]) == four
+    assert to_compare(EXAM[0], [right, told]) == []
+    assert to_compare(EXAM[0], ["so", "The answer is no.", ""]) == []
