@@ -62,12 +62,12 @@ def main():
     base, tuned, liked, best = (folder / name for name in page.STAGES)
 
     say("1 of 4: pre-training")
-    run(base, "--num_steps=1000", cfg.pretrain)
+    run(base, cfg.pretrain)
 
     say("2 of 4: instruction tuning")
     run(
         tuned, f"--init_from={base}", f"--data.source={data}/lessons.jsonl",
-        "--num_steps=180", "--data.context=256", *BRISK, cfg.sft,
+        "--num_steps=200", "--data.context=256", *BRISK, cfg.sft,
     )  # fmt: skip
 
     say("3 of 4: a reward model")

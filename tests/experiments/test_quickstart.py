@@ -36,11 +36,11 @@ def _small(tmp_path):
     return [
         f"--pretrain=--data.source={text} --model.depth=2 --num_steps=4 "
         "--train.batch_size=4 --data.vocab_size=300",
-        "--sft=--num_steps=120 --optim.lr=2e-2 --train.save_every=5 "
+        "--sft=--num_steps=160 --optim.lr=2e-2 --train.save_every=5 "
         "--train.eval_every=0 --data.context=128",
         "--reward_model=--num_steps=6 --train.batch_size=4",
         "--ppo=--num_steps=2 --rollout.num_prompts=16 --data.num_held_out=8",
-        "--num_lessons=2000", "--num_compared=60", "--num_practised=40",
+        "--num_lessons=2000", "--num_compared=200", "--num_practised=40",
         "--num_asked=20",
     ]  # fmt: skip
 
@@ -91,7 +91,7 @@ def check_summary(workdir):
         assert marks["right"] == pytest.approx(right / 20)
     lines = (workdir / "data" / "comparisons.jsonl").read_text().splitlines()
     pairs = list(map(json.loads, lines))
-    assert 0 < len(pairs) <= 60
+    assert 0 < len(pairs) <= 200
     # The judge errs, but not often.
     errs = [
         sorted(one["ranks"]) != [one["ranks"][i] for i in rank(one["gold"])]
