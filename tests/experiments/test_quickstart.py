@@ -19,7 +19,7 @@ STAGES = ("pretrain", "sft", "reward_model", "ppo")
 def start(workdir, *args):
     program = [sys.executable, "experiments/quickstart.py", f"--workdir={workdir}"]
     return subprocess.Popen(
-        [*program, *args], cwd=ROOT, text=True,
+        [*program, *args], cwd=ROOT, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -54,9 +54,8 @@ def test_the_course_is_resumed_after_a_kill_and_every_stage_is_done_once(
     while not (workdir / "sft" / "checkpoints" / "5").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)  # Ctrl-C
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and err.count("error: interrupted") >= 1
+    os.killpg(process.pid, signal.SIGKILL)  # the stage and who started it
+    process.communicate()
 
     done = (workdir / "pretrain" / "summary.json").stat().st_mtime_ns
     process = start(workdir, *small)
