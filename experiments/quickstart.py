@@ -12,6 +12,9 @@
 Each is a run in a workdir of its own, with a report of its own. Stopped and started
 again, the course goes on where it was. At its end some hundred questions on inputs
 that no model has seen, half of them in new words, are put to the model of each stage.
+Expect 1.339 bits per byte (xz 1.497); right answers from 0 to 83 %; of pairs of
+answers 82 % ordered as liked; and after PPO 99 % sentences where 52 % were, with as
+many right answers as before: manners are learned sooner than knowledge.
 """
 
 import dataclasses
@@ -81,7 +84,7 @@ def main():
     say("4 of 4: PPO")
     run(
         best, f"--init_from={tuned}", f"--reward={liked}", f"--critic.start={liked}",
-        f"--data.source={data}/practice.jsonl", "--num_steps=60", "--optim.lr=5e-5",
+        f"--data.source={data}/practice.jsonl", "--num_steps=30", "--optim.lr=1e-4",
         "--sampling.temperature=1", "--rollout.num_prompts=128",
         "--rollout.max_new_tokens=16", "--ppo.num_epochs=2", cfg.ppo,
     )  # fmt: skip

@@ -218,6 +218,6 @@ def percent(share: float) -> str:
 def advice(folder: Path) -> list[str]:
     """What to try next."""
     return [
-        f"python tools/chat.py --model={folder}/{BEST}",
+        f"python tools/chat.py --model={folder}/{BEST} --max_new_tokens=32",
         f'python tools/generate.py --model={folder}/{BASE} --prompt="class Stack:"',
     ]
