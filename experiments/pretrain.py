@@ -4,10 +4,10 @@
     python experiments/pretrain.py --workdir=runs/mine --data.source="notes/*.txt"
     python experiments/pretrain.py --model=gpt2 --mesh=fsdp=8 --data.source=web.jsonl
 
-The defaults are the quickstart: a small decoder learns Python from the standard library
-of this machine. A run that is started again in its workdir resumes, to the bit. The
-learning rates are tuned for that size; for a model of 100 M parameters begin with
---optim.lr=1e-2 --optim.adam_lr_ratio=0.3.
+The defaults are the first stage of quickstart.py: a small decoder learns Python from
+the standard library of this machine. A run that is started again in its workdir
+resumes, to the bit. The learning rates are tuned for that size; for a model of 100 M
+parameters begin with --optim.lr=1e-2 --optim.adam_lr_ratio=0.3.
 """
 
 import time

@@ -34,7 +34,7 @@ TEMPLATE = absl_flags.DEFINE_string(
 )
 SYSTEM = absl_flags.DEFINE_string("system", "", "what the model is told at first")
 MAX_NEW_TOKENS = absl_flags.DEFINE_integer(
-    "max_new_tokens", 512, "longest answer", lower_bound=1
+    "max_new_tokens", 512, "longest answer; at most half a conversation", 1
 )
 NUM_TOKENS = absl_flags.DEFINE_integer(
     "num_tokens", 2048, "longest conversation; at most the model's context", 1
@@ -99,19 +99,19 @@ def open_speaker() -> Speaker:
         raise ValueError(f"{MODEL.value}: only a decoder alone can talk")
     if tokenizer is None:
         raise ValueError(f"{MODEL.value}: no tokenizer.json, so there are no words")
-    template = read_template()
+    template, num_tokens = read_template(), min(NUM_TOKENS.value, cfg.context)
     engine = Engine(
         transformer.make(cfg, compute),
         jax.device_put(quantise.narrow(params, WEIGHTS.value)),
         vocab_size=cfg.vocab_size,
         num_slots=1,
-        num_tokens=min(NUM_TOKENS.value, cfg.context),
+        num_tokens=num_tokens,
         cache_dtype=CACHE_DTYPE.value,
     )
     engine.warm_up()
     return Speaker(
         engine, tokenizer, template, chat.stop_ids(tokenizer, template), sampling,
-        MAX_NEW_TOKENS.value,
+        min(MAX_NEW_TOKENS.value, num_tokens // 2),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Continues a prompt with any model: a Hugging Face folder, a GGUF file, a workdir.
 
-    python tools/generate.py --model=runs/quickstart --prompt="def main("
+    python tools/generate.py --model=runs/quickstart/pretrain --prompt="def main("
     python tools/generate.py --model=smollm2 --prompt="The capital of France is"
     python tools/generate.py --model=DIR --prompt_ids=1,2,3 --json
     python tools/generate.py --model=DIR --prompt="A" --temperature=0.8 --num_samples=4

@@ -1,8 +1,8 @@
 """Serves a model over HTTP, to OpenAI's clients and to a page for people.
 
-    python tools/serve.py --model=smollm2                   # then open 127.0.0.1:8000
-    python tools/serve.py --model=runs/quickstart --port=0  # any free port
-    python tools/serve.py --model=ENCODER_FOLDER            # embeddings
+    python tools/serve.py --model=smollm2                       # open 127.0.0.1:8000
+    python tools/serve.py --model=runs/quickstart/ppo --port=0  # any free port
+    python tools/serve.py --model=ENCODER_FOLDER                # embeddings
     python tools/serve.py --model=DIR --adapters=poet=DIR2,clerk=runs/clerk
 
     curl 127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\

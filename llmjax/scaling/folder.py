@@ -38,7 +38,7 @@ def under_settings(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     lines = checkpoint.compare_config(json.loads(path.read_text()), settings)
     if lines:
         raise ValueError(
-            f"{folder} holds a sweep with other settings; name another --workdir: "
+            f"{folder} holds runs with other settings; name another --workdir: "
             + "; ".join(lines)
         )
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 POLL_SECS = 0.2
+WAIT_SECS = 10.0  # for what an earlier process still runs here, before it says so again
 SHOWN_CHARS = 300  # of a log's last line
 ROOT = Path(__file__).parents[2]  # where programs are started: experiments/... is there
 
@@ -94,6 +95,27 @@ def run(
             one.process.terminate()
             one.lock.close()
     return failed
+
+
+def run_here(job: Job, say: Callable[[str], None] = print) -> None:
+    """Runs one job, if it is not done, on all cores and in this terminal.
+
+    Raises ValueError where it fails; what went wrong stands above then.
+    """
+    while (lock := _lock(job.folder)) is None:
+        say(f"{job.id}: still run by an earlier process; waiting")
+        time.sleep(WAIT_SECS)
+    with lock:
+        if job.is_done:
+            return
+        program, *arguments = job.command
+        command = [sys.executable, str(ROOT / program), *arguments]
+        code = subprocess.run(command, pass_fds=[lock.fileno()]).returncode
+    if code or not job.is_done:
+        raise ValueError(
+            f"{job.id} has failed (exit code {code}), as said above; started again, "
+            "it goes on where it stopped"
+        )
 
 
 def share_cores(parallel: int) -> list[set[int]]:

@@ -108,7 +108,7 @@ def finish(
     samples: {"before training": texts, "after training": texts}.
     """
     bits = compression_baselines(text.held_out_texts())
-    summary = record.summary() | {"secs": secs, "baselines": bits}
+    summary = record.summary() | {"secs": secs, "baselines": bits, "samples": samples}
     bits = bits | {"this run": summary["val_bits_per_byte"]}
     bits = sorted(bits.items(), key=lambda item: item[1])
     rows = [{"": name, "bits per byte": f"{value:.3f}"} for name, value in bits]

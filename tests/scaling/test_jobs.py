@@ -79,7 +79,8 @@ def test_so_many_at_a_time_each_on_its_cores(tmp_path):
         jobs.run(todo, 99)
 
 
-def test_a_job_outlives_a_killed_parent_and_runs_but_once(tmp_path):
+def orphan(tmp_path):
+    """The folder of a job of two seconds, whose parent has been killed."""
     folder = tmp_path / "slow"
     command = [sys.executable, "-c", PARENT, str(folder), PROGRAM]
     parent = subprocess.Popen(command, cwd=jobs.ROOT)
@@ -87,6 +88,11 @@ def test_a_job_outlives_a_killed_parent_and_runs_but_once(tmp_path):
         time.sleep(0.05)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
+    return folder
+
+
+def test_a_job_outlives_a_killed_parent_and_runs_but_once(tmp_path):
+    folder = orphan(tmp_path)
     assert not (folder / "summary.json").exists()
     said = []
     job = Job("slow", ["-c", PROGRAM, str(folder), "2"], folder)
@@ -109,3 +115,29 @@ def test_a_batch_script_runs_a_job_once(tmp_path):
     for _ in range(2):
         subprocess.run(["bash", script], check=True, env=env)
     assert job.is_done and starts(job) == 1
+
+
+def test_a_job_in_this_terminal_runs_once_and_says_why_it_failed(tmp_path, capfd):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    job = Job("one", [str(program), str(tmp_path / "one"), "0"], tmp_path / "one")
+    jobs.run_here(job)
+    jobs.run_here(job)
+    assert job.is_done and starts(job) == 1
+    program.write_text("print('before'); raise SystemExit('no such text')")
+    bad = Job("bad", [str(program)], tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"bad has failed \(exit code 1\)"):
+        jobs.run_here(bad)
+    out, err = capfd.readouterr()
+    assert "before" in out and "no such text" in err
+    assert not (tmp_path / "bad" / "log.txt").exists()
+
+
+def test_a_job_in_this_terminal_waits_for_an_earlier_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "WAIT_SECS", 0.1)
+    folder = orphan(tmp_path)
+    said = []
+    job = Job("slow", ["unused.py"], folder)
+    jobs.run_here(job, say=said.append)
+    assert job.is_done and starts(job) == 1
+    assert "earlier process" in said[0]
