@@ -1,13 +1,14 @@
-"""Rewards that can be checked: GRPO teaches a model to add, and a control does not.
+"""Rewards that can be checked: GRPO mends an adder, and shuffled rewards do not.
 
     python experiments/grpo_arithmetic.py                     # 2 CPU cores
     python experiments/grpo_arithmetic.py --kinds=grpo,dr_grpo,dapo,rloo
 
-An adder that has learned from worked sums for a while gets half of others right. Then
-it is given sums without results, and a reward of 1 for each answer that is right, 0 for
-any other. As a control, the same rewards are dealt to the answers of an iteration at
-random: what that gains does not come from the rewards. All are asked the same held-out
-sums, and 16 draws of each tell whether more of them can be solved than before.
+An adder learns from worked sums, over half of which are by one who forgets to carry: it
+picks up both ways, and half of its answers are right. Then it gets other sums, without
+results, and a reward of 1 for an answer that is right, 0 for any other. As a control,
+the same rewards are dealt to the answers of an iteration at random: what that gains
+does not come from the rewards. All are asked the same held-out sums, and 16 draws of
+each tell whether there are more of them that can be solved at all than before.
 
 The adder is a run of pretrain.py, the others are of grpo.py, in processes of their own.
 Killed and started again in its workdir, the experiment goes on where it stopped.
@@ -28,10 +29,8 @@ CONTEXT, VOCAB_SIZE = 128, 257  # bytes, and the end of a text
 REWARDS = {"rewards": "is_right", "shuffled": "shuffled"}
 TUNED = (
     "--rollout.num_prompts=128", "--rollout.num_samples=8", "--grpo.num_minibatches=1",
-    "--optim.name=muon", "--optim.lr=3e-3", "--optim.warmup_fraction=0.1",
+    "--optim.lr=3e-4", "--optim.warmup_fraction=0.1",
 )  # fmt: skip
-
-
 TUNE = flags.define("", verified.TuneConfig())
 SUMS = flags.define("sums", verified.SumConfig())
 

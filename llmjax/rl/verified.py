@@ -33,9 +33,9 @@ class TuneConfig:
 
     workdir: str = field("runs/grpo_arithmetic", "all is written there, and resumed")
     size: str = field("3x64", "layers x width")
-    base_steps: int = field(200, "of the adder, of 16 rows of 128 tokens each")
+    base_steps: int = field(600, "of the adder, of 16 rows of 128 tokens each")
     kinds: tuple[grpo.Kind, ...] = field(("grpo",), "as --grpo.kind of grpo.py")
-    num_steps: int = field(100, "iterations of each kind")
+    num_steps: int = field(40, "iterations of each kind")
     num_seeds: int = field(2, "adders, and models tuned in each way")
     parallel: int = field(2, "runs at a time, each on its share of the cores")
     flags: str = field("", "more flags for grpo.py, such as '--optim.lr=1e-4'")

@@ -128,7 +128,7 @@ def verdicts(arms: Sequence[Arm], sums: Sequence[str]) -> dict[str, str]:
     return said
 
 
-def _met(is_met: bool | np.bool) -> str:
+def _met(is_met: bool) -> str:
     return "met" if is_met else "MISSED"
 
 

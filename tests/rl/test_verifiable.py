@@ -33,8 +33,10 @@ def test_the_control_deals_the_same_rewards():
     agreement = (dealt == right).mean()  # 0.625 by chance
     assert 0.5 < agreement < 0.75
     np.testing.assert_array_equal(dealt, shuffled(prompts, answers))
-    others = [*answers[:-1], "1"]
-    assert (shuffled(prompts, others) != dealt).sum() > 50  # dealt anew
+    for wrong in ("1", "2", "3"):
+        others = shuffled(prompts, [*answers[:-1], wrong])
+        assert others.sum() == right.sum() - 1
+        assert (others != dealt).sum() > 50  # dealt anew
 
 
 def test_sums_are_worked_posed_or_asked(tmp_path):
