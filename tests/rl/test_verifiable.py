@@ -8,7 +8,10 @@ import pytest
 
 from llmjax.data.arithmetic import is_held_out
 from llmjax.rl import verified
+from llmjax.rl import verified_page as page
 from llmjax.rl.verifiable import is_right, shuffled, solve
+
+SUMS = verified.asked(verified.SumConfig(num_digits=2, num_asked=100))
 
 
 def test_only_the_result_is_right():
@@ -81,3 +84,35 @@ def test_sizes_are_checked():
     for name in ("num_digits", "num_worked", "num_posed", "num_asked"):
         with pytest.raises(ValueError, match=name):
             verified.SumConfig(**{name: 0})
+
+
+def make_arm(folder, name, num_right, drawn, kl, secs=3.0):
+    """An arm of one model whose first answers are right."""
+    folder = folder / name
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps({"secs": secs}))
+    line = {"step": 1, "reward": 0.5, "kl": kl}
+    (folder / "metrics.jsonl").write_text(json.dumps(line))
+    right = [solve(one) for one in SUMS]
+    written = right[:num_right] + ["?"] * (len(SUMS) - num_right)
+    return page.Arm(name, [folder], [verified.Tried(written, [drawn] * len(SUMS), kl)])
+
+
+def test_bars_are_met_or_missed(tmp_path, capsys):
+    arms = [
+        make_arm(tmp_path, "adder", 50, 8, 0.0),
+        make_arm(tmp_path, "grpo, rewards", 80, 10, 1.5, secs=400),
+        make_arm(tmp_path, "grpo, shuffled", 52, 9, 0.1),
+    ]
+    page.write(tmp_path, arms, SUMS, {})
+    said = json.loads((tmp_path / "summary.json").read_text())["said"]
+    assert said["adder"] == "50.0% right; met: 40% to 70%"
+    assert said["grpo, rewards, likeliest"].startswith("+30.0 points (+2")
+    assert said["grpo, rewards, likeliest"].endswith("; met: +20")
+    assert said["grpo, rewards, drawn"].endswith("(+12.5 to +12.5); MISSED: +20")
+    assert "1.50 nats an answer; MISSED" in said["grpo, rewards, KL"]
+    assert "400 s; MISSED" in said["grpo, rewards, time"]
+    assert said["grpo, shuffled, likeliest"].endswith("; met: under +3")
+    assert said["grpo, shuffled, drawn"].startswith("+6.2 points")
+    assert said["grpo, shuffled, drawn"].endswith("; MISSED: under +3")
+    assert "grpo, shuffled, drawn: +6.2" in capsys.readouterr().out
