@@ -69,7 +69,7 @@ def write(
         ("Right answers to held-out sums, % (95 %)", report.table(rows)),
         *map(charts.section, drawn.values()),
         ("Likeliest answers, of the first seed", report.table(samples(arms, sums))),
-        ("Settings", report.key_values(settings)),
+        ("Settings", report.key_values(workdir.as_json(settings))),
     ]
     report.write(folder / "report.html", "Rewards that can be checked", sections)
     charts.write_pngs(folder, drawn)
@@ -101,9 +101,9 @@ def verdicts(arms: Sequence[Arm], sums: Sequence[str]) -> dict[str, str]:
     """The bars, for the likeliest answers and for drawn ones."""
     adders, *tuned = arms
     before, (low, high) = adders.right(sums), BAR_BEFORE
-    share = before["likeliest"].mean()
+    share = before["drawn"].mean()  # which is what is rewarded
     word = _met(low <= share <= high)
-    said = {adders.name: f"{share:.1%} right; {word}: {low:.0%} to {high:.0%}"}
+    said = {adders.name: f"{share:.1%} right, drawn; {word}: {low:.0%} to {high:.0%}"}
     for arm in tuned:
         is_control = CONTROL in arm.name
         after = arm.right(sums)

@@ -106,7 +106,7 @@ def test_bars_are_met_or_missed(tmp_path, capsys):
     ]
     page.write(tmp_path, arms, SUMS, {})
     said = json.loads((tmp_path / "summary.json").read_text())["said"]
-    assert said["adder"] == "50.0% right; met: 40% to 70%"
+    assert said["adder"] == "50.0% right, drawn; met: 40% to 70%"
     assert said["grpo, rewards, likeliest"].startswith("+30.0 points (+2")
     assert said["grpo, rewards, likeliest"].endswith("; met: +20")
     assert said["grpo, rewards, drawn"].endswith("(+12.5 to +12.5); MISSED: +20")
