@@ -19,6 +19,7 @@ from llmjax.rl.ppo import rollout_figures
 from llmjax.rl.rollout import RolloutConfig
 from llmjax.types import Batch, Key, Metrics, Model, Params
 
+Kind = Literal["grpo", "dr_grpo", "dapo", "rloo"]
 ADVANTAGES = {
     "grpo": advantages.of_group,
     "dr_grpo": partial(advantages.of_group, scale=False),
@@ -31,9 +32,7 @@ ADVANTAGES = {
 class GrpoConfig:
     """How groups of answers are learned from."""
 
-    kind: Literal["grpo", "dr_grpo", "dapo", "rloo"] = field(
-        "grpo", "see llmjax.rl.grpo"
-    )
+    kind: Kind = field("grpo", "see llmjax.rl.grpo")
     num_epochs: int = field(1, "times that a rollout is gone through")
     num_minibatches: int = field(4, "updates of an epoch")
     clip: float = field(0.2, "ratios further below 1 are not pushed further")
