@@ -77,7 +77,8 @@ def main():
     for rank, base in kinds:
         name = page.name(rank, base)
         adapters = (f"--optim.lr={cfg.lora_lr}", f"--lora.rank={rank}",
-                    f"--lora.alpha={2 * rank}", f"--lora.base={base}", TARGETS)  # fmt: skip
+                    f"--lora.alpha={2 * rank}", f"--lora.base={base}",
+                    TARGETS)  # fmt: skip
         runs[name] = job(name.replace(" ", "_"), folder, chats, *adapters)
     failed = jobs.run(list(runs.values()), cfg.parallel)
 
