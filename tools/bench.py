@@ -22,7 +22,17 @@ import bench_ppo
 import bench_serve
 import bench_tune
 from absl import flags as absl_flags
-from bench_turns import ROUNDS, TORCH, Worker, has, missing_torch, paired_ratio, show
+from bench_turns import (
+    ROUNDS,
+    TORCH,
+    Worker,
+    at_work,
+    has,
+    missing_torch,
+    paired_ratio,
+    show,
+    take_turns,
+)
 
 from llmjax import flags
 
@@ -78,29 +88,20 @@ def find_baselines(config: str) -> list[str]:
     raise missing_torch()
 
 
-def start(program: str, config: str, same_weights: bool = True) -> Worker:
+def job(program: str, config: str, same_weights: bool = True) -> tuple:
+    """(what a worker is to do, the Python that it runs in)."""
     spec = CONFIGS[config] | {"program": program, "same_weights": same_weights}
-    return Worker(
-        "bench_worker.py",
-        spec,
-        theirs=TORCH.value if program in TORCH_PROGRAMS else None,
-    )
+    return spec, TORCH.value if program in TORCH_PROGRAMS else None
 
 
 def train(config: str) -> None:
     """Seconds per step of all programs, each turn after turn with the others."""
-    workers = []
-    try:
-        for program in ("llmjax", *find_baselines(config), "gemm"):
-            workers.append(start(program, config))
+    programs = ("llmjax", *find_baselines(config), "gemm")
+    jobs = [job(program, config) for program in programs]
+    with at_work("bench_worker.py", jobs) as workers:
         ours, *others, gemm = workers
         check_losses(ours, others)
-        for _ in range(ROUNDS.value):
-            for worker in workers:
-                worker.turn(CONFIGS[config]["turn_steps"])
-    finally:
-        for worker in workers:
-            worker.close()
+        take_turns(workers, CONFIGS[config]["turn_steps"])
     peak_flops = ours.ready["peak_flops"] or gemm.ready["flops"] / min(gemm.secs())
     rows = [figures(worker, ours, config, peak_flops) for worker in (ours, *others)]
     device = ours.ready["device"]
@@ -163,9 +164,9 @@ def startup(config: str) -> None:
 
 
 def _first_step_secs(program: str, config: str) -> float:
-    worker = start(program, config, same_weights=False)
-    worker.close()
-    return worker.ready_secs
+    jobs = [job(program, config, same_weights=False)]
+    with at_work("bench_worker.py", jobs) as [worker]:
+        return worker.ready_secs
 
 
 # The function, the configs it knows, and those that it takes by default.

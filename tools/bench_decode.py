@@ -16,10 +16,12 @@ from bench_turns import (
     ROUNDS,
     TORCH,
     Worker,
+    at_work,
     has,
     missing_torch,
     paired_ratio,
     show,
+    take_turns,
 )
 
 # Presets, random: the weights of GPT-2 shapes; SmolLM2 is what it is.
@@ -133,17 +135,11 @@ def compare(config: str, batch_size: int, folder: Path, gguf, programs: dict) ->
         "folder": str(folder), "gguf": str(gguf), "batch_size": batch_size,
         "prompt_tokens": PROMPT_TOKENS.value, "new_tokens": NEW_TOKENS.value,
     }  # fmt: skip
-    workers = []
-    try:
-        for program, python in programs.items():
-            job = spec | {"program": program}
-            workers.append(Worker("bench_decode_worker.py", job, python))
-        for _ in range(ROUNDS.value):
-            for worker in workers:
-                worker.turn(1)
-    finally:
-        for worker in workers:
-            worker.close()
+    jobs = [
+        (spec | {"program": program}, python) for program, python in programs.items()
+    ]
+    with at_work("bench_decode_worker.py", jobs) as workers:
+        take_turns(workers)
     *others, copy = workers
     show(
         f"{config}: {batch_size} x ({spec['prompt_tokens']} + {spec['new_tokens']} "

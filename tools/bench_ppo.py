@@ -14,7 +14,16 @@ from pathlib import Path
 
 import bench_decode
 import numpy as np
-from bench_turns import ROUNDS, TORCH, Worker, has, paired_ratio, show
+from bench_turns import (
+    ROUNDS,
+    TORCH,
+    Worker,
+    at_work,
+    has,
+    paired_ratio,
+    show,
+    take_turns,
+)
 
 PARTS = ("rollout", "scoring", "preparing", "update")
 MAX_GAP = 1e-3  # between log-probabilities of the two, and between scores
@@ -35,20 +44,16 @@ def ppo(config: str) -> None:
             f"{TORCH.value} has no trl: install what tools/bench_ppo.py says, and name "
             "that Python by --torch_python"
         )
-    sizes, workers = SIZES[config] | EPOCHS, []
+    sizes = SIZES[config] | EPOCHS
     with tempfile.TemporaryDirectory() as scratch:
         spec = sizes | {"folder": str(bench_decode.make_folder(config, Path(scratch)))}
-        try:
-            for program, python in (("llmjax", None), ("TRL", TORCH.value)):
-                job = spec | {"program": program}
-                workers.append(Worker("bench_ppo_worker.py", job, python))
+        jobs = [
+            (spec | {"program": "llmjax"}, None),
+            (spec | {"program": "TRL"}, TORCH.value),
+        ]
+        with at_work("bench_ppo_worker.py", jobs) as workers:
             check_same(*workers)
-            for _ in range(ROUNDS.value):
-                for worker in workers:
-                    worker.turn(1)
-        finally:
-            for worker in workers:
-                worker.close()
+            take_turns(workers)
     mb = [max(turn["peak_bytes"] for turn in one.turns) / 1e6 for one in workers]
     show(
         f"{config}: {describe(sizes)}; {ROUNDS.value} rounds; peak memory of llmjax "

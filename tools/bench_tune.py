@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bench_decode
 from absl import flags as absl_flags
-from bench_turns import ROUNDS, Worker, paired_ratio, show
+from bench_turns import ROUNDS, Worker, at_work, paired_ratio, show, take_turns
 
 PROGRAMS = {  # what the frozen base is held in
     "full": None,
@@ -25,22 +25,17 @@ TUNE_TOKENS = absl_flags.DEFINE_integer("tune_tokens", 128, "of each row")
 
 def tune(config: str) -> None:
     """Prints the table of one model; the turns of all programs alternate."""
-    workers = []
     with tempfile.TemporaryDirectory() as scratch:
         spec = dict(
             folder=str(bench_decode.make_folder(config, Path(scratch))),
             rank=RANK.value, batch_size=TUNE_ROWS.value, num_tokens=TUNE_TOKENS.value,
         )  # fmt: skip
-        try:
-            for program, base in PROGRAMS.items():
-                own = spec | {"program": program, "base": base}
-                workers.append(Worker("bench_tune_worker.py", own))
-            for _ in range(ROUNDS.value):
-                for worker in workers:
-                    worker.turn(1)
-        finally:
-            for worker in workers:
-                worker.close()
+        jobs = [
+            (spec | {"program": program, "base": base}, None)
+            for program, base in PROGRAMS.items()
+        ]
+        with at_work("bench_tune_worker.py", jobs) as workers:
+            take_turns(workers)
     rows = [figures(config, worker, workers[0]) for worker in workers]
     title = (
         f"{config}: rank {RANK.value}, {TUNE_ROWS.value} rows of {TUNE_TOKENS.value}"

@@ -1,5 +1,6 @@
 """What the commands of tools/bench.py share: processes that take turns, and tables."""
 
+import contextlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags as absl_flags
@@ -101,6 +103,27 @@ class Worker:
             "peak_mb": max(turn["peak_bytes"] for turn in self.turns) / 1e6,
             "disturbed": statistics.median(turn["disturbed"] for turn in self.turns),
         }
+
+
+@contextlib.contextmanager
+def at_work(
+    script: str, jobs: Iterable[tuple[dict, str | None]]
+) -> Iterator[list[Worker]]:
+    """A worker for each job, its spec and the Python that it runs in, to the end of the
+    block."""
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for spec, python in jobs:
+            workers.append(Worker(script, spec, python))
+            stack.callback(workers[-1].close)
+        yield workers
+
+
+def take_turns(workers: Sequence[Worker], num_steps: int = 1) -> None:
+    """Each steps so often while the others wait, in every round."""
+    for _ in range(ROUNDS.value):
+        for worker in workers:
+            worker.turn(num_steps)
 
 
 def cpu_busy_secs() -> float:
