@@ -1,5 +1,6 @@
 """Opens a model where it lies: a Hugging Face folder, a GGUF file, a workdir."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -142,8 +143,14 @@ def load_adapter(
 
 
 def merge_adapter(path: str | os.PathLike, base: Loaded) -> Loaded:
-    """The base with the adapters at `path` merged into its parameters."""
+    """The base with the adapters at `path` merged into its parameters.
+
+    Adapters of the embedding alone untie a head that was tied to it.
+    """
     cfg, adapters = load_adapter(path, base)
+    if base.cfg.tied and "embed_a_VR" in adapters.get("embed", {}):
+        own = dataclasses.replace(base.cfg, tied=False)
+        base = base._replace(cfg=own, params=lora.untied(base.params))
     return base._replace(params=lora.merge(base.params, adapters, cfg))
 
 

@@ -177,9 +177,16 @@ def merge(base: Params, adapters: Params, cfg: LoraConfig) -> Params:
     ):
         raise ValueError(
             "the adapters of embed/embed_VD cannot be merged: the head may be the same "
-            "matrix, and is not adapted; use them beside the base"
+            "matrix, and is not adapted; give it one of its own, `untied`"
         )
     return _merge(base, ready(cfg, adapters))
+
+
+def untied(base: Params) -> Params:
+    """The base with a head of its own, equal to the embedding, for a config that has
+    `tied` no more."""
+    table_VD = quant.restore("embed_VD", _read(base["embed"], "embed_VD"))
+    return {**base, "head": {**base.get("head", {}), "head_DV": table_VD.T}}
 
 
 def _merge(base: Params, beside: Params) -> Params:

@@ -356,6 +356,18 @@ def test_names_that_do_not_fit():
         LoraConfig(rank=0)
 
 
+@pytest.mark.parametrize("held_in", ["float32", "int8", "nf4"])
+def test_a_tied_head_stays_as_it_was_where_the_embedding_is_adapted(held_in):
+    tied = dataclasses.replace(CFG, tied=True)
+    kind = LoraConfig(rank=2, targets=("embed", "mlp/up"), base=held_in)
+    base = quantise.narrow(base_of(tied), held_in)
+    adapters = trained(kind, base)
+    merged = lora.merge(lora.untied(base), adapters, kind)
+    joined = lora.join(base, adapters, kind)
+    found, wanted = logits_fn(CFG)(merged), logits_fn(tied)(joined)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_matrices_that_are_trained_whole():
     kind = LoraConfig(rank=2, targets=("attention/q",), whole=("head",))
     base = base_of()
