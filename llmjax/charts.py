@@ -14,6 +14,7 @@ COLORS = (  # those of report.html
     "#7b3f00",
 )  # fmt: skip
 CAPTION_CHARS = 130  # of a line
+MAX_TICKS = 8  # where each x has one of its own
 
 
 class Chart(NamedTuple):
@@ -68,6 +69,10 @@ def _draw(axes, chart: Chart) -> None:
     axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
     axes.set_xscale("log" if chart.log_x else "linear")
     axes.set_yscale("log" if chart.log_y else "linear")
+    xs = sorted({x for one in chart.series for x in one.x})
+    if chart.log_x and len(xs) <= MAX_TICKS:  # such as ranks, which are few
+        axes.set_xticks(xs, labels=[f"{x:g}" for x in xs])
+        axes.set_xticks([], minor=True)
     axes.set_title(chart.title, loc="left")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)

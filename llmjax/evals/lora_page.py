@@ -107,8 +107,9 @@ def verdicts(
 
 def curves(right: Mapping[str, Mapping[str, Share]]) -> list[Series]:
     """Right answers of each set over the rank, beside those of full fine-tuning."""
-    plain = [model for model in right if model[:4] == "rank" and model[-1].isdigit()]
-    ranks = [int(model.split()[1]) for model in plain]
+    words = {model: model.split() for model in right if model.startswith("rank")}
+    plain = [model for model, parts in words.items() if len(parts) == 2]
+    ranks = [int(words[model][1]) for model in plain]
     drawn = []
     for one in next(iter(right.values())):
         shares = [right[model][one] for model in plain]
