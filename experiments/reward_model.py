@@ -53,8 +53,8 @@ def main():
     start_secs = time.perf_counter()
     run, knobs, how = RUN(), TRAIN(), dataclasses.replace(LORA(), whole=("head",))
     folder, mesh = workdir.begin(run)
+    found = load_trunk(run.init_from)
     path = str(assets.model(run.init_from))
-    found = load_trunk(path)
     cfg, tokenizer = transformer.scorer_of(found.cfg), found.tokenizer
     corpus = comparison_corpus.prepare(DATA(), tokenizer, cfg, chat_template(path))
     rows, unseen = corpus.train, corpus.validation
