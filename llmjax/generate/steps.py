@@ -144,19 +144,20 @@ def decode(
     model: Model, params: Params, state: State, num_tokens: int
 ) -> tuple[Drawn, State]:
     """(what `num_tokens` steps drew, each array [B, num_tokens]; the state after)."""
-    return repeat(partial(step, model, params), state, num_tokens)
+    dtypes = Drawn(jnp.int32, jnp.bool_)
+    return repeat(partial(step, model, params), dtypes, state, num_tokens)
 
 
-def repeat(one_step: Callable, state: State, num_tokens: int) -> tuple[Any, State]:
+def repeat(
+    one_step: Callable, dtypes: Any, state: State, num_tokens: int
+) -> tuple[Any, State]:
     """(what so many steps drew, each array [B, num_tokens]; the state after).
 
-    one_step: state -> (state, a tree of arrays [B]).
+    one_step: state -> (state, a tree of arrays [B], of these dtypes).
     Ends early once every row has stopped; the arrays are then 0 from there on.
     """
-    drawn = jax.tree.map(
-        lambda leaf: jnp.zeros((num_tokens, *leaf.shape), leaf.dtype),
-        jax.eval_shape(one_step, state)[1],
-    )
+    shape = num_tokens, len(state["active_B"])
+    drawn = jax.tree.map(lambda dtype: jnp.zeros(shape, dtype), dtypes)
 
     def going(carry):
         number, _, state = carry

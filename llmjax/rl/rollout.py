@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -131,7 +132,8 @@ def _decode(model: Model, params: Params, state: steps.State, num_tokens: int):
             "is_drawn": new.is_drawn_B,
         }
 
-    return steps.repeat(step, state, num_tokens)
+    dtypes = {"ids": jnp.int32, "log_probs": jnp.float32, "is_drawn": jnp.bool_}
+    return steps.repeat(step, dtypes, state, num_tokens)
 
 
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
