@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llmjax.data import comparisons
+from llmjax.data import comparisons, film_reviews, labelled
 from llmjax.data.comparisons import Comparison, judge, read
 from llmjax.data.conversations import Tally
 from tests.assets import fetch_pypi
@@ -145,19 +145,26 @@ def test_a_judge_ranks_by_gold_and_errs_as_bradley_and_terry_say():
     np.testing.assert_allclose(np.bincount(firsts) / num, expected, atol=error)
 
 
-def test_reviews_pair_sentences_of_one_film(monkeypatch):
+def test_reviews_pair_sentences_of_one_film(monkeypatch, tmp_path):
     known = [
         ("good", "fresh", "a_film"), ("fine", "fresh", "a_film"),
         ("bad", "rotten", "a_film"), ("alone", "rotten", "another"),
     ]  # fmt: skip
-    found = [comparisons.labelled.Labelled(*one) for one in known]
-    monkeypatch.setattr(comparisons.labelled, "rotten_tomatoes", lambda: found)
+    found = [labelled.Labelled(*one) for one in known]
+    monkeypatch.setattr(labelled, "rotten_tomatoes", lambda: found)
     pairs = list(read("reviews", Tally()))
     assert [list(map(comparisons.text_of, one.answers)) for one in pairs] == [
         ["good", "bad"], ["fine", "bad"]
     ]  # fmt: skip
     prompt = "How is A Film?"
     assert {comparisons.text_of(one.prompt) for one in pairs} == {prompt}
+    chats, prompts = tmp_path / "new" / "chats.jsonl", tmp_path / "prompts.jsonl"
+    film_reviews.write(chats, prompts)
+    told = list(map(json.loads, chats.read_text().splitlines()))
+    assert [one["completion"] for one in told] == ["good", "fine", "bad", "alone"]
+    assert told[0]["prompt"] == prompt and told[3]["prompt"] == "How is Another?"
+    asked = [json.loads(line)["prompt"] for line in prompts.read_text().splitlines()]
+    assert asked == [prompt, "How is Another?"]
 
 
 @pytest.mark.assets
