@@ -36,8 +36,9 @@ def write(
         scores = model.score([row["prompt"] for row in found], texts)
         kept[name] = texts, scores
         rows.append({
-            "policy": name, "score": float(scores.mean()), "deviation": scores.std(),
-            "words": np.mean([len(text.split()) for text in texts]),
+            "policy": name, "score": float(scores.mean()),
+            "deviation": float(scores.std()),
+            "words": float(np.mean([len(text.split()) for text in texts])),
             "praise, by words": praises(texts), "variety": page.distinct_pairs(texts),
             "KL": 0.0 if name == "before" else summary_of(run)["KL"],
         })  # fmt: skip
