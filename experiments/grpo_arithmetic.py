@@ -56,8 +56,8 @@ def main():
         for kind in cfg.kinds
         for rewards in REWARDS
     }
-    finish(adders)
-    finish([run for some in runs.values() for run in some])
+    jobs.finish(adders, cfg.parallel)
+    jobs.finish([run for some in runs.values() for run in some], cfg.parallel)
 
     host.start()
     starts, arms = [load(run.folder) for run in adders], []
@@ -68,14 +68,6 @@ def main():
         ]
         arms.append(page.Arm(name, [run.folder for run in some], tried))
     page.write(folder, arms, verified.asked(sums), settings)
-
-
-def finish(runs: list[jobs.Job]) -> None:
-    """Runs what is not done; ValueError where a run fails."""
-    failed = jobs.run(runs, TUNE().parallel)
-    if failed:
-        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        raise ValueError(f"{reasons}; start again, what is done stays done")
 
 
 def adder(seed: int, folder: Path) -> jobs.Job:

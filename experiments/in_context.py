@@ -84,10 +84,8 @@ def learn(name: str, cfg: ModelConfig, how: tuple, rows, parent, mesh):
     """(model, parameters, logged steps) of a decoder that learned one of the tasks."""
     run, knobs, (optim_cfg, num_steps) = RUN(), TRAIN(), how
     folder = workdir.open_workdir(str(parent / f"{name}_{cfg.num_layers}_layers"))
-    model, optimizer = (
-        transformer.make(cfg, COMPUTE()),
-        optim.make(optim_cfg, num_steps),
-    )
+    model = transformer.make(cfg, COMPUTE())
+    optimizer = optim.make(optim_cfg, num_steps)
     init, loss_fn = model.init, partial(in_context.symbol_loss, model)
     if name == "regression":
         init = partial(in_context.init_with_numbers, model, cfg.width, rows.dim + 1)

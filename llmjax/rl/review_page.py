@@ -9,6 +9,7 @@ import numpy as np
 
 from llmjax import report
 from llmjax.data import baselines, labelled
+from llmjax.metrics import read_jsonl
 from llmjax.rl import page, reward
 from llmjax.train.outputs import print_table
 from llmjax.train.workdir import write_json
@@ -44,10 +45,9 @@ def write(
         })  # fmt: skip
     said = verdicts(rows, kept)
     samples = [
-        {"film": row["prompt"], "before": row["answer"], "after": after, "longer": long}
-        for row, after, long in zip(
-            read_answers(liked, "before"), kept["liked"][0], kept["longer"][0],
-            strict=True,
+        {"film": row["prompt"], "before": before, "after": after, "longer": long}
+        for row, before, after, long in zip(
+            found, *(texts for texts, _ in kept.values()), strict=True
         )
     ]  # fmt: skip
     summary = {"said": said, "policies": rows, "settings": settings}
@@ -75,9 +75,9 @@ def word_judge() -> Callable[[Sequence[str]], float]:
 
 def read_answers(run: Path, when: str) -> list[dict[str, Any]]:
     """{prompt, answer} of the held-out prompts, "before" or "after" a run."""
-    lines = (run / page.ANSWERS).read_text(encoding="utf-8").splitlines()
     return [
-        {"prompt": row["prompt"], "answer": row[when]} for row in map(json.loads, lines)
+        {"prompt": row["prompt"], "answer": row[when]}
+        for row in read_jsonl(run / page.ANSWERS)
     ]
 
 

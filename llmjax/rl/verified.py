@@ -78,7 +78,6 @@ class SumConfig:
 
 def write_sums(cfg: SumConfig, folder: Path) -> None:
     """worked.jsonl: sums with results. posed.jsonl: other sums, without."""
-    folder.mkdir(parents=True, exist_ok=True)
     found, rng = _sums(cfg, held_out=False), np.random.default_rng(0)
     worked = itertools.islice(found, cfg.num_worked)
     lines = (

@@ -10,6 +10,7 @@ import numpy as np
 from llmjax import charts, report
 from llmjax.charts import Chart
 from llmjax.data.baselines import bootstrap_interval
+from llmjax.metrics import read_jsonl
 from llmjax.report import Series
 from llmjax.rl.verifiable import is_right, solve
 from llmjax.rl.verified import NUM_DRAWS, Tried, pass_at
@@ -163,8 +164,7 @@ def _curves(arms: Sequence[Arm], figure: str) -> list[Series]:
     drawn = []
     for arm in arms:
         for seed, folder in enumerate(arm.folders):
-            lines = (folder / "metrics.jsonl").read_text().splitlines()
-            found = [json.loads(line) for line in lines]
+            found = read_jsonl(folder / "metrics.jsonl")
             xs, ys = [one["step"] for one in found], [one[figure] for one in found]
             drawn.append(Series(f"{arm.name}, seed {seed}", xs, ys))
     return drawn

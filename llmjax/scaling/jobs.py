@@ -97,6 +97,14 @@ def run(
     return failed
 
 
+def finish(jobs: Sequence[Job], parallel: int) -> None:
+    """As `run`, of jobs that others need: raises ValueError where one fails."""
+    failed = run(jobs, parallel)
+    if failed:
+        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise ValueError(f"{reasons}; start again, what is done stays done")
+
+
 def run_here(job: Job, say: Callable[[str], None] = print) -> None:
     """Runs one job, if it is not done, on all cores and in this terminal.
 

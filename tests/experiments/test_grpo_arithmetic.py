@@ -3,13 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import programs
+
 SMALL = (
     "--size=1x16", "--base_steps=4", "--num_steps=2", "--num_seeds=1",
     "--sums.num_digits=1", "--sums.num_worked=30", "--sums.num_posed=40",
@@ -20,12 +18,8 @@ SMALL = (
 
 def run(workdir, *args):
     """(exit code, output, errors)."""
-    command = [sys.executable, "experiments/grpo_arithmetic.py"]
-    done = subprocess.run(
-        [*command, f"--workdir={workdir}", *SMALL, *args], cwd=ROOT, text=True,
-        capture_output=True, timeout=1800,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+    program = "experiments/grpo_arithmetic.py"
+    return programs.run(program, f"--workdir={workdir}", *SMALL, *args)
 
 
 @pytest.mark.slow

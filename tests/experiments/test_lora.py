@@ -19,11 +19,6 @@ LEARN = [
 ]  # fmt: skip
 
 
-def run(program, *args):
-    """(exit code, output, errors)."""
-    return programs.run(program, *args)
-
-
 @pytest.fixture(name="learn", scope="module")
 def _learn(tmp_path_factory):
     """The answer is the colour in the question, whichever the number is."""
@@ -46,20 +41,24 @@ def hidden(model: load.Loaded):
 def test_adapters_learn_resume_and_leave_as_a_peft_folder(learn, tmp_path):
     own = tmp_path / "run"
     mesh = ["--cpu_devices=2", "--mesh=fsdp=2", "--train.accumulate=2"]
-    code, out, err = run("experiments/lora.py", f"--workdir={own}", *learn, *mesh)
+    code, out, err = programs.run(
+        "experiments/lora.py", f"--workdir={own}", *learn, *mesh
+    )
     assert code == 0, err
     summary = json.loads((own / "summary.json").read_text())
     assert summary["val_loss"] < 2.5  # from 6.3; the numbers cannot be foretold
     assert (
         "blocks/attention/q_a_DR" in out and "q_DNH" not in out
     )  # all that is trained
-    code, again, err = run("experiments/lora.py", f"--workdir={own}", *learn, *mesh)
+    code, again, err = programs.run(
+        "experiments/lora.py", f"--workdir={own}", *learn, *mesh
+    )
     assert code == 0 and "resumed at step 60" in again, err
     second = json.loads((own / "summary.json").read_text())
     assert second["val_loss"] == summary["val_loss"]
 
     # The workdir opens as a model, and as a folder for others beside the same base.
-    code, out, err = run("tools/export_adapter.py", own, tmp_path / "peft")
+    code, out, err = programs.run("tools/export_adapter.py", own, tmp_path / "peft")
     assert code == 0, err
     base = load.load(GOLDEN)
     merged = hidden(load.merge_adapter(tmp_path / "peft", base))
@@ -71,7 +70,7 @@ def test_adapters_learn_resume_and_leave_as_a_peft_folder(learn, tmp_path):
 def test_the_base_may_be_of_four_bits(learn, tmp_path):
     pytest.importorskip("qwix")
     args = [f"--workdir={tmp_path}", *learn, "--lora.base=nf4"]
-    code, _, err = run("experiments/lora.py", *args)
+    code, _, err = programs.run("experiments/lora.py", *args)
     assert code == 0, err
     metrics = [
         json.loads(line)
@@ -93,7 +92,7 @@ def test_bad_input_is_explained(learn, tmp_path):
         ("--lora.rank=0", 2, "rank=0 must be at least 1"),
         ("--init_from=tests/golden/none", 1, "tests/golden/none"),
     ):
-        found = run("experiments/lora.py", own, *learn, flag)
+        found = programs.run("experiments/lora.py", own, *learn, flag)
         assert found[0] == code and message in found[2], found
-    code, _, err = run("tools/export_adapter.py", tmp_path, tmp_path / "out")
+    code, _, err = programs.run("tools/export_adapter.py", tmp_path, tmp_path / "out")
     assert code == 1 and "not the workdir of a run with LoRA" in err
