@@ -9,7 +9,6 @@ import numpy as np
 
 from llmjax import report
 from llmjax.data import baselines, labelled
-from llmjax.metrics import read_jsonl
 from llmjax.rl import page, reward
 from llmjax.train.outputs import print_table
 from llmjax.train.workdir import write_json
@@ -75,9 +74,9 @@ def word_judge() -> Callable[[Sequence[str]], float]:
 
 def read_answers(run: Path, when: str) -> list[dict[str, Any]]:
     """{prompt, answer} of the held-out prompts, "before" or "after" a run."""
+    lines = (run / page.ANSWERS).read_text(encoding="utf-8").splitlines()
     return [
-        {"prompt": row["prompt"], "answer": row[when]}
-        for row in read_jsonl(run / page.ANSWERS)
+        {"prompt": row["prompt"], "answer": row[when]} for row in map(json.loads, lines)
     ]
 
 
